@@ -1,0 +1,109 @@
+"""A mutex that owns its data, shared by any Python processes on a machine, by name.
+
+:class:`KMutex` and :class:`FastMutex` keep a lock and the T that it protects in named shared memory; the only way to T
+is the guard that ``lock()`` returns. A holder that is killed at any instruction leaves T whole, and the next locker
+gets the mutex at once and is told. :class:`Grt` tracks mutexes by name for all processes of an instance.
+
+    >>> from wdkmutex_shm import KMutex
+    >>> counter = KMutex(0)
+    >>> with counter.lock() as guard:
+    ...     guard.value += 1
+    >>> counter.peek()
+    1
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._guard import Guard
+from ._mutex import FastMutex, KMutex
+from ._section import CriticalSection
+from .errors import (
+    AlreadyOwned,
+    DaemonError,
+    DaemonUnavailable,
+    DowncastError,
+    DriverMutexError,
+    GrtAlreadyExists,
+    GrtError,
+    GrtIsEmpty,
+    GrtIsNull,
+    InvalidName,
+    IrqlNotAPCLevel,
+    IrqlTooHigh,
+    KeyExists,
+    KeyNotFound,
+    LayoutMismatch,
+    LockTimeout,
+    MutexBusy,
+    MutexDamaged,
+    MutexDestroyed,
+    NotOwned,
+    PagedPoolAllocFailed,
+    ProtocolError,
+    RuntimeFolderRefused,
+    SegmentRefused,
+    WdkMutexError,
+)
+from .handles import Statistics
+from .holder import Holder
+from .irql import Irql, current_irql, raise_irql
+
+if TYPE_CHECKING:
+    from .box import Box as Box
+    from .grt import Grt as Grt
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyOwned",
+    "Box",
+    "CriticalSection",
+    "DaemonError",
+    "DaemonUnavailable",
+    "DowncastError",
+    "DriverMutexError",
+    "FastMutex",
+    "Grt",
+    "GrtAlreadyExists",
+    "GrtError",
+    "GrtIsEmpty",
+    "GrtIsNull",
+    "Guard",
+    "Holder",
+    "InvalidName",
+    "Irql",
+    "IrqlNotAPCLevel",
+    "IrqlTooHigh",
+    "KMutex",
+    "KeyExists",
+    "KeyNotFound",
+    "LayoutMismatch",
+    "LockTimeout",
+    "MutexBusy",
+    "MutexDamaged",
+    "MutexDestroyed",
+    "NotOwned",
+    "PagedPoolAllocFailed",
+    "ProtocolError",
+    "RuntimeFolderRefused",
+    "SegmentRefused",
+    "Statistics",
+    "WdkMutexError",
+    "current_irql",
+    "raise_irql",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded at first use: who only locks pays for neither.
+    if name == "Grt":
+        from .grt import Grt
+
+        return Grt
+    if name == "Box":
+        from .box import Box
+
+        return Box
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

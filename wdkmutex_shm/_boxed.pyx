@@ -1,0 +1,34 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The bytes of a box, lent out through the buffer protocol."""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from libc.stdint cimport uint64_t
+
+from ._payload cimport current
+from ._segment cimport Segment
+from ._slot cimport wdkm_load64
+
+
+cdef class BoxedBytes:
+    """Read-only msgpack bytes in a slot that nobody else writes, with a count of who looks at them."""
+
+    cdef Segment segment
+    cdef Py_ssize_t index
+    cdef readonly Py_ssize_t exports
+
+    def __init__(self, Segment segment not None, Py_ssize_t index):
+        segment.at(index)
+        self.segment = segment
+        self.index = index
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        cdef Py_ssize_t length = 0
+        cdef const unsigned char *data
+        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
+            raise BufferError("the bytes of a box are read-only")
+        data = current(self.segment, self.index, &length)
+        PyBuffer_FillInfo(buffer, self, <void *>data, length, 1, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1

@@ -1,0 +1,47 @@
+"""T to msgpack bytes and back."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef enum:
+    T_ANY = 0
+    T_NONE = 1
+    T_BOOL = 2
+    T_INT = 3
+    T_FLOAT = 4
+    T_STR = 5
+    T_BYTES = 6
+    T_LIST = 7
+    T_DICT = 8
+    T_TYPED = 9      # a type that msgspec converts
+    T_SECTION = 10   # no T
+
+
+# The msgpack form of a value in two pieces: a head of our own, and a body inside a Python object.
+cdef struct Encoded:
+    unsigned char head[16]
+    Py_ssize_t head_length
+    const char *body
+    Py_ssize_t body_length
+
+
+cdef class Codec:
+    cdef readonly int code
+    cdef readonly uint64_t type_hash
+    cdef readonly bytes label
+    cdef readonly object type
+    cdef readonly bint mutable
+    cdef readonly bint frozen
+    cdef object pack
+    cdef object unpack
+    cdef object validate
+
+    cdef int wrong_type(self, object value) except -1
+    cdef int check(self, object value) except -1
+    # Fills `out` and returns the object that owns the body's memory.
+    cdef object encode_into(self, object value, Encoded *out)
+    cdef object decode_rest(self, bytes raw)
+    cdef object decode_from(self, const unsigned char *data, Py_ssize_t length)
+
+
+# The int that `data` holds in msgpack form; raises MutexDamaged if it is no int.
+cdef object decode_int(const unsigned char *data, Py_ssize_t length)

@@ -1,0 +1,323 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""T to msgpack bytes and back: scalars, str and bytes here, the rest through msgpack or msgspec.
+
+The scalar forms are those that the msgpack package writes, so that either side reads the other. See the msgpack
+specification for the formats named in the comments.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from .errors import MutexDamaged
+
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object)
+    bint PyFloat_CheckExact(object)
+    bint PyUnicode_CheckExact(object)
+    bint PyBytes_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    unsigned long long PyLong_AsUnsignedLongLong(object) except? 0xffffffffffffffff
+    object PyLong_FromLongLong(long long)
+    object PyLong_FromUnsignedLongLong(unsigned long long)
+    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
+
+cdef extern from *:
+    """
+    static inline void wdkm_put16(unsigned char *p, uint16_t v) { v = __builtin_bswap16(v); memcpy(p, &v, 2); }
+    static inline void wdkm_put32(unsigned char *p, uint32_t v) { v = __builtin_bswap32(v); memcpy(p, &v, 4); }
+    static inline void wdkm_put64(unsigned char *p, uint64_t v) { v = __builtin_bswap64(v); memcpy(p, &v, 8); }
+    static inline uint16_t wdkm_get16(const unsigned char *p) { uint16_t v; memcpy(&v, p, 2); return __builtin_bswap16(v); }
+    static inline uint32_t wdkm_get32(const unsigned char *p) { uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v); }
+    static inline uint64_t wdkm_get64(const unsigned char *p) { uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v); }
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "only little-endian machines"
+    #endif
+    """
+    void wdkm_put16(unsigned char *, uint16_t)
+    void wdkm_put32(unsigned char *, uint32_t)
+    void wdkm_put64(unsigned char *, uint64_t)
+    uint16_t wdkm_get16(const unsigned char *)
+    uint32_t wdkm_get32(const unsigned char *)
+    uint64_t wdkm_get64(const unsigned char *)
+
+
+cdef int damaged(str what) except -1:
+    raise MutexDamaged(
+        f"the bytes in shared memory are not {what}: written by something else, or damaged; "
+        "register the mutex anew, or set it with replace()")
+
+
+cdef int encode_int(object value, Encoded *out) except -1:
+    cdef int overflow = 0
+    cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    cdef unsigned char *head = out.head
+    if overflow > 0:
+        wdkm_put64(head + 1, PyLong_AsUnsignedLongLong(value))  # raises OverflowError beyond 64 bits
+        head[0] = 0xcf  # uint 64
+        out.head_length = 9
+    elif overflow < 0:
+        raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
+    elif -32 <= number < 128:
+        head[0] = <uint8_t><int8_t>number  # fixint
+        out.head_length = 1
+    elif 0 <= number < 256:
+        head[0] = 0xcc  # uint 8
+        head[1] = <uint8_t>number
+        out.head_length = 2
+    elif 0 <= number < 65536:
+        head[0] = 0xcd  # uint 16
+        wdkm_put16(head + 1, <uint16_t>number)
+        out.head_length = 3
+    elif 0 <= number < 4294967296:
+        head[0] = 0xce  # uint 32
+        wdkm_put32(head + 1, <uint32_t>number)
+        out.head_length = 5
+    elif number >= 0:
+        head[0] = 0xcf  # uint 64
+        wdkm_put64(head + 1, <uint64_t>number)
+        out.head_length = 9
+    elif number >= -128:
+        head[0] = 0xd0  # int 8
+        head[1] = <uint8_t><int8_t>number
+        out.head_length = 2
+    elif number >= -32768:
+        head[0] = 0xd1  # int 16
+        wdkm_put16(head + 1, <uint16_t><int16_t>number)
+        out.head_length = 3
+    elif number >= -2147483648:
+        head[0] = 0xd2  # int 32
+        wdkm_put32(head + 1, <uint32_t><int32_t>number)
+        out.head_length = 5
+    else:
+        head[0] = 0xd3  # int 64
+        wdkm_put64(head + 1, <uint64_t><int64_t>number)
+        out.head_length = 9
+    return 0
+
+
+cdef object decode_int(const unsigned char *data, Py_ssize_t length):
+    cdef uint8_t first
+    if length < 1:
+        damaged("an int")
+    first = data[0]
+    if length == 1 and (first < 0x80 or first >= 0xe0):
+        return PyLong_FromLongLong(<int8_t>first)
+    if length == 2 and first == 0xcc:
+        return PyLong_FromLongLong(data[1])
+    if length == 3 and first == 0xcd:
+        return PyLong_FromLongLong(wdkm_get16(data + 1))
+    if length == 5 and first == 0xce:
+        return PyLong_FromLongLong(wdkm_get32(data + 1))
+    if length == 9 and first == 0xcf:
+        return PyLong_FromUnsignedLongLong(wdkm_get64(data + 1))
+    if length == 2 and first == 0xd0:
+        return PyLong_FromLongLong(<int8_t>data[1])
+    if length == 3 and first == 0xd1:
+        return PyLong_FromLongLong(<int16_t>wdkm_get16(data + 1))
+    if length == 5 and first == 0xd2:
+        return PyLong_FromLongLong(<int32_t>wdkm_get32(data + 1))
+    if length == 9 and first == 0xd3:
+        return PyLong_FromLongLong(<int64_t>wdkm_get64(data + 1))
+    damaged("an int")
+
+
+cdef double decode_double(const unsigned char *data) noexcept:
+    cdef uint64_t bits = wdkm_get64(data + 1)
+    cdef double number
+    memcpy(&number, &bits, 8)
+    return number
+
+
+cdef int encode_length(Py_ssize_t length, uint8_t one, uint8_t two, uint8_t four, Encoded *out) except -1:
+    if length < 256 and one != 0:
+        out.head[0] = one
+        out.head[1] = <uint8_t>length
+        out.head_length = 2
+    elif length < 65536:
+        out.head[0] = two
+        wdkm_put16(out.head + 1, <uint16_t>length)
+        out.head_length = 3
+    elif length < 4294967296:
+        out.head[0] = four
+        wdkm_put32(out.head + 1, <uint32_t>length)
+        out.head_length = 5
+    else:
+        raise ValueError(f"{length} bytes are too many: msgpack holds at most 2**32 - 1")
+    return 0
+
+
+cdef Py_ssize_t body_start(const unsigned char *data, Py_ssize_t length, uint8_t one, uint8_t two, uint8_t four) noexcept:
+    """Offset of the body of a str or bin whose length fills `data` exactly, or -1."""
+    if length >= 2 and data[0] == one and length == 2 + data[1]:
+        return 2
+    if length >= 3 and data[0] == two and length == 3 + wdkm_get16(data + 1):
+        return 3
+    if length >= 5 and data[0] == four and length == 5 + <Py_ssize_t>wdkm_get32(data + 1):
+        return 5
+    return -1
+
+
+cdef class Codec:
+    """How a T is checked, written and read. Made by :mod:`wdkmutex_shm.types`, one for each T in a process."""
+
+    def __init__(self, int code, uint64_t type_hash, bytes label not None, object type, *, pack=None, unpack=None,
+                 validate=None, bint mutable=False, bint frozen=False):
+        self.code = code
+        self.type_hash = type_hash
+        self.label = label
+        self.type = type
+        self.pack = pack
+        self.unpack = unpack
+        self.validate = validate
+        self.mutable = mutable
+        self.frozen = frozen
+
+    @property
+    def tag(self):
+        """(code, hash, label) of T as a slot records them."""
+        return self.code, self.type_hash, self.label
+
+    cdef int wrong_type(self, object value) except -1:
+        raise TypeError(
+            f"T of this mutex is {self.label.decode()}, not {type(value).__name__}; it was fixed when the mutex was "
+            "made (type=None makes one that takes any)")
+
+    cdef int check(self, object value) except -1:
+        """Raise TypeError (OverflowError for an int beyond 64 bits) unless `value` is a T."""
+        cdef int overflow = 0
+        if self.code == T_INT:
+            if not PyLong_CheckExact(value):
+                self.wrong_type(value)
+            PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow > 0:
+                PyLong_AsUnsignedLongLong(value)
+            elif overflow < 0:
+                raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
+        elif self.code == T_FLOAT:
+            if not PyFloat_CheckExact(value):
+                self.wrong_type(value)
+        elif self.frozen:
+            raise TypeError(
+                f"T of this mutex is {self.label.decode()}, which this handle does not know; "
+                "get it with its type, as in Grt.get_fast_mutex(name, T), to set it")
+        elif self.code == T_TYPED:
+            self.validate(value)
+        elif self.code != T_ANY and type(value) is not self.type:
+            self.wrong_type(value)
+        return 0
+
+    cdef object encode_into(self, object value, Encoded *out):
+        cdef object raw
+        cdef Py_ssize_t size
+        cdef uint64_t bits
+        cdef double number
+        out.body = NULL
+        out.body_length = 0
+        if self.code != T_TYPED:
+            if PyLong_CheckExact(value):
+                encode_int(value, out)
+                return None
+            if PyFloat_CheckExact(value):
+                number = PyFloat_AS_DOUBLE(value)
+                memcpy(&bits, &number, 8)
+                out.head[0] = 0xcb  # float 64
+                wdkm_put64(out.head + 1, bits)
+                out.head_length = 9
+                return None
+            if value is None or value is True or value is False:
+                out.head[0] = 0xc0 if value is None else 0xc3 if value is True else 0xc2
+                out.head_length = 1
+                return None
+            if PyBytes_CheckExact(value):
+                out.body_length = PyBytes_GET_SIZE(value)
+                out.body = PyBytes_AS_STRING(value)
+                encode_length(out.body_length, 0xc4, 0xc5, 0xc6, out)  # bin 8, 16, 32
+                return value
+            if PyUnicode_CheckExact(value):
+                out.body = PyUnicode_AsUTF8AndSize(value, &size)
+                out.body_length = size
+                if size < 32:
+                    out.head[0] = 0xa0 | <uint8_t>size  # fixstr
+                    out.head_length = 1
+                else:
+                    encode_length(size, 0xd9, 0xda, 0xdb, out)  # str 8, 16, 32
+                return value
+        raw = self.pack(value)
+        out.head_length = 0
+        out.body = PyBytes_AS_STRING(raw)
+        out.body_length = PyBytes_GET_SIZE(raw)
+        if out.body_length >= 4294967296:
+            raise ValueError(f"T takes {out.body_length} bytes; at most 2**32 - 1 are possible")
+        return raw
+
+    cdef object decode_from(self, const unsigned char *data, Py_ssize_t length):
+        cdef Py_ssize_t start
+        if self.code == T_INT:
+            return decode_int(data, length)
+        if self.code == T_FLOAT:
+            if length != 9 or data[0] != 0xcb:
+                damaged("a float")
+            return PyFloat_FromDouble(decode_double(data))
+        if self.code == T_BOOL or self.code == T_NONE:
+            if length == 1 and data[0] == 0xc0 and self.code == T_NONE:
+                return None
+            if length != 1 or self.code == T_NONE or not 0xc2 <= data[0] <= 0xc3:
+                damaged("a bool")
+            return data[0] == 0xc3
+        if self.code == T_BYTES:
+            start = body_start(data, length, 0xc4, 0xc5, 0xc6)
+            if start < 0:
+                damaged("bytes")
+            return PyBytes_FromStringAndSize(<const char *>data + start, length - start)
+        if self.code == T_STR:
+            start = body_start(data, length, 0xd9, 0xda, 0xdb)
+            if start < 0 and length >= 1 and data[0] & 0xe0 == 0xa0 and length == 1 + (data[0] & 0x1f):
+                start = 1
+            if start < 0:
+                damaged("a str")
+            try:
+                return PyUnicode_DecodeUTF8(<const char *>data + start, length - start, NULL)
+            except UnicodeDecodeError:
+                damaged("a str")
+        return self.decode_rest((<const char *>data)[:length])
+
+    cdef object decode_rest(self, bytes raw):
+        try:
+            value = self.unpack(raw)
+        except RecursionError:
+            raise
+        except Exception as error:
+            raise MutexDamaged(
+                f"the bytes in shared memory are not the msgpack form of {self.label.decode()} ({error}); "
+                "register the mutex anew, or set it with replace()") from error
+        if (self.code == T_LIST or self.code == T_DICT) and type(value) is not self.type and not self.frozen:
+            damaged("a " + self.label.decode())
+        return value
+
+    def accept(self, value):
+        """Raise what setting ``value`` would raise."""
+        self.check(value)
+
+    def encode(self, value):
+        """Return the msgpack bytes of ``value``, checked first."""
+        cdef Encoded out
+        self.check(value)
+        keep = self.encode_into(value, &out)
+        return (<const char *>out.head)[:out.head_length] + (out.body[:out.body_length] if out.body != NULL else b"")
+
+    def decode(self, raw):
+        """Return the value of msgpack bytes.
+
+        Raises:
+            MutexDamaged: they are not a T.
+        """
+        cdef const unsigned char[::1] view = raw
+        if view.shape[0] == 0:
+            damaged("anything")
+        return self.decode_from(&view[0], view.shape[0])
+
+    def __repr__(self):
+        return f"<Codec of {self.label.decode()}>"

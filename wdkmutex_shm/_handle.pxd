@@ -1,0 +1,20 @@
+"""What a process has of a mutex: the slot it lives in, and which tenant of it is meant."""
+
+from libc.stdint cimport uint64_t
+
+from ._codec cimport Codec
+from ._segment cimport Segment
+from ._slot cimport wdkm_slot
+
+
+cdef class Handle:
+    cdef Segment segment_
+    cdef wdkm_slot *slot
+    cdef Py_ssize_t index
+    cdef uint64_t generation_
+    cdef Codec codec
+    # The pool to give the slot back to when this handle goes: set for the first handle of an anonymous mutex.
+    cdef object pool
+    cdef uint64_t forks
+
+    cdef object known_name(self)

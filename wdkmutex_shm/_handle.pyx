@@ -1,0 +1,143 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""What a process has of a mutex: the slot it lives in, and which tenant of it is meant.
+
+A handle is small, holds nothing of T, and can be pickled to any process of the same user. It pins the mapping of its
+segment. The first handle of an anonymous mutex also owns the mutex: the slot is given back when that handle goes,
+unless the handle was pickled or the process forked meanwhile, because others may then be using it.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ._segment cimport Segment, held_for, slot_name
+from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
+from . import handles, holder
+from ._tenant import snapshot, vacate
+from ._thread cimport fork_count
+from .errors import MutexDestroyed
+
+
+cdef class Handle:
+    """Base of KMutex, FastMutex and CriticalSection."""
+
+    def _bind(self, Segment segment not None, Py_ssize_t index, uint64_t generation, Codec codec not None, pool=None):
+        """Point this new handle at a tenant. For :mod:`wdkmutex_shm.handles` only."""
+        self.slot = segment.at(index)
+        self.segment_ = segment
+        self.index = index
+        self.generation_ = generation
+        self.codec = codec
+        self.pool = pool
+        self.forks = fork_count()
+
+    cdef object known_name(self):
+        return slot_name(self.slot) if self.slot != NULL else ""
+
+    @property
+    def name(self):
+        """The registered name, ``""`` for an anonymous mutex."""
+        name = slot_name(self.slot)
+        if wdkm_load64(&self.slot.generation) != self.generation_:
+            raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
+        return name
+
+    @property
+    def segment(self):
+        """Name of the pool segment that the mutex lives in."""
+        return self.segment_.name
+
+    @property
+    def slot_index(self):
+        """Number of its slot in that segment."""
+        return self.index
+
+    @property
+    def generation(self):
+        """Which tenant of the slot this handle means."""
+        return self.generation_
+
+    @property
+    def nonce(self):
+        """Which segment of that name."""
+        return self.segment_.nonce
+
+    def _vacate(self):
+        """End the tenancy; for the holder of the lock of an anonymous mutex. False if it had ended."""
+        return vacate(self.segment_, self.index, self.generation_)
+
+    def _collect(self):
+        """Give the vacated slot back to the pool, if this handle is the one that owns it."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.note_freed(self.segment_, self.index)
+
+    @property
+    def destroyed(self):
+        """Whether the mutex does not exist any more. Never blocks."""
+        return wdkm_load64(&self.slot.generation) != self.generation_
+
+    @property
+    def owner(self):
+        """The :class:`~wdkmutex_shm.Holder` of the lock, or None while it is free. Never blocks.
+
+        While the lock is abandoned and nobody took it over yet, its ``alive`` is False. At any IRQL.
+
+        Raises:
+            MutexDestroyed: the mutex does not exist any more.
+        """
+        cdef uint32_t word = wdkm_lock_word(self.slot)
+        cdef uint64_t owner = wdkm_load64(&self.slot.owner)
+        held = held_for(self.slot)
+        if wdkm_load64(&self.slot.generation) != self.generation_:
+            raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
+        if owner == 0 or not (wdkm_word_held(word) or wdkm_word_abandoned(word)):
+            return None
+        return holder.holder_of(owner >> 32, owner & 0xffffffff, held, alive=not wdkm_word_abandoned(word))
+
+    def statistics(self):
+        """Return a frozen :class:`~wdkmutex_shm.Statistics`, read without the lock. At any IRQL.
+
+        Raises:
+            MutexDestroyed: the mutex does not exist any more.
+        """
+        facts = snapshot(self.segment_, self.index, self.generation_)
+        if facts is None:
+            raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
+        return handles.statistics_of(self.segment_.prefix, facts)
+
+    def __reduce__(self):
+        self.pool = None  # from now on another process may be using it
+        return handles.rebuild, (
+            self.segment_.name, self.segment_.prefix, self.segment_.nonce, self.index, self.generation_,
+            self.slot.kind, handles.portable_type(self.codec))
+
+    def __repr__(self):
+        kind = type(self).__name__
+        if self.slot == NULL:
+            return f"<{kind}, not bound>"
+        name = slot_name(self.slot)
+        what = f"{name!r}" if name else "anonymous"
+        label = f"[{self.codec.label.decode()}]" if self.codec.code != 10 else ""
+        if wdkm_load64(&self.slot.generation) != self.generation_:
+            return f"<{kind}{label}, destroyed>"
+        word = wdkm_lock_word(self.slot)
+        owner = wdkm_load64(&self.slot.owner)
+        if wdkm_word_abandoned(word):
+            state = "abandoned"
+        elif wdkm_word_held(word):
+            state = f"held by process {owner >> 32}" if owner else "held"
+        else:
+            state = "free"
+        return f"<{kind}{label} {what}, {state}>"
+
+    def __eq__(self, other):
+        if not isinstance(other, Handle):
+            return NotImplemented
+        return (self.slot == (<Handle>other).slot and self.generation_ == (<Handle>other).generation_
+                and type(self) is type(other))
+
+    def __hash__(self):
+        return hash((<uint64_t>self.slot, self.generation_))
+
+    def __dealloc__(self):
+        if self.pool is not None and self.forks == fork_count():
+            self.pool.free_slot(self.segment_, self.index, self.generation_)

@@ -1,0 +1,34 @@
+"""The lock itself: acquired, waited for, taken over from the dead."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from ._segment cimport Segment
+from ._slot cimport EBUSY, pthread_mutex_trylock, wdkm_slot, wdkm_thread
+
+cdef enum:
+    # What acquire() returns: the lock was had, and its last owner died holding it.
+    LIVE = 0
+    ABANDONED = 1
+    # The lock was not had in time.
+    EXPIRED = 2
+
+
+# One attempt without waiting. 0, EBUSY, EDEADLK (this thread has it), EOWNERDEAD. A starving waiter goes first.
+cdef inline int attempt(wdkm_slot *slot) noexcept nogil:
+    if slot.starving != 0:
+        return EBUSY
+    return pthread_mutex_trylock(&slot.mutex)
+
+
+# Everything after an attempt that did not return 0, and the check of the generation after one that did.
+# `timeout` in nanoseconds, -1 for no limit. Returns one of the above, raises AlreadyOwned or MutexDestroyed.
+cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thread *me, int code,
+                int64_t timeout) except -1
+
+# Nanoseconds of a timeout argument: None or infinite is -1.
+cdef int64_t nanoseconds(object timeout) except -2
+cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except -1
+# Release of guards that were dropped in a thread other than their holder's.
+cdef int orphans
+cdef int leave_orphan(Segment segment, Py_ssize_t index, uint64_t thread, bint fast) except -1
+cdef int reap_orphans(wdkm_thread *me) except -1

@@ -1,0 +1,236 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The lock itself: acquired, waited for, taken over from the dead.
+
+============================  ==========================================================================================
+state of the slot             what a locker does
+============================  ==========================================================================================
+free, nobody starving         takes it: one compare-and-swap, no system call
+free, a waiter is starving    waits politely, at most POLITE, so that the starving waiter is served first
+held by this thread           FastMutex: AlreadyOwned; KMutex and CriticalSection never come here
+held in another process       spins for a microsecond or two, then parks
+held in this process          parks at once: the holder may need the GIL
+owner died                    takes it, repairs the slot, marks the mutex consistent, is told
+generation moved on           MutexDestroyed, found after acquiring and after each slice of waiting
+============================  ==========================================================================================
+
+A waiter parks in slices: the first lasts until it has waited STARVE, when it declares itself starving; later ones grow to
+SLICE. After each it looks at signals, the deadline and the generation.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+
+from ._payload cimport gone, remove_pending
+from ._segment cimport Segment, held_for, held_since, slot_name
+from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, wdkm_acquired, wdkm_add32,
+                     wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_now,
+                     wdkm_pause, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock)
+from . import holder
+from ._thread cimport before_fork, thread_state
+from .errors import AlreadyOwned, LockTimeout, MutexDamaged
+
+cdef int64_t STARVE = 1000000      # 1 ms: after this a waiter is served next
+cdef int64_t POLITE = 4000000      # how long a newcomer lets starving waiters go first
+cdef int64_t SLICE = 100000000     # 100 ms: longest sleep without a look around
+cdef int SPINS = 60                # attempts before parking when the holder runs in another process
+
+
+cdef int64_t nanoseconds(object timeout) except -2:
+    cdef double seconds
+    if timeout is None:
+        return -1
+    seconds = timeout
+    if seconds != seconds or seconds < 0:
+        raise ValueError(f"timeout must be a number of seconds >= 0 or None, not {timeout!r}")
+    if seconds > 9e9:  # 285 years
+        return -1
+    return <int64_t>(seconds * 1e9)
+
+
+cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
+    """The one place that deals with a dead owner: repair the slot, then mark the mutex consistent.
+
+    T needs no repair, because a commit is one store. What can be left behind is the segment of a commit that did not
+    come about. A process killed in here leaves the mutex as it found it, and the next locker does all this again.
+    """
+    slot.abandoned_pid = <uint32_t>(slot.owner >> 32)
+    slot.abandoned += 1
+    try:
+        if wdkm_load64(&slot.generation) % 2 == 1:
+            remove_pending(segment, slot)
+    finally:
+        pthread_mutex_consistent(&slot.mutex)
+    return 0
+
+
+cdef int serve(wdkm_slot *slot) noexcept nogil:
+    """A starving waiter is served, or gives up: newcomers may go on when it was the last."""
+    cdef uint32_t waiting = wdkm_load32(&slot.starving)
+    while waiting != 0:
+        if wdkm_cas32(&slot.starving, waiting, waiting - 1):
+            if waiting == 1:
+                wdkm_futex_wake_all(&slot.starving)
+            return 0
+        waiting = wdkm_load32(&slot.starving)
+    return 0
+
+
+cdef int let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcept nogil:
+    """Let starving waiters go first. 0: they are served, or time is up; EAGAIN-like 1: they did not come."""
+    cdef uint32_t waiting
+    cdef int64_t now
+    while True:
+        waiting = wdkm_load32(&slot.starving)
+        if waiting == 0:
+            return 0
+        now = wdkm_now()
+        if now >= deadline:
+            return 0
+        if now - start >= POLITE:
+            return 1
+        wdkm_futex_wait(&slot.starving, waiting, min(deadline - now, start + POLITE - now))
+
+
+cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t deadline) except -1:
+    """Wait without the GIL until the lock is had, the deadline passes, or the tenant is gone. Returns an errno."""
+    cdef int64_t start = wdkm_now()
+    cdef int64_t now = start
+    cdef int64_t slice_ = STARVE
+    cdef int code
+    cdef bint starving = False
+    cdef bint overdue = False
+    try:
+        while True:
+            with nogil:
+                code = EBUSY
+                if not starving:
+                    overdue = let_go_first(slot, now, deadline)
+                    code = pthread_mutex_trylock(&slot.mutex)
+                    if overdue and (code == 0 or code == EOWNERDEAD):
+                        # The lock was free, and those who claimed to starve did not take it: they are dead or stopped.
+                        wdkm_store32(&slot.starving, 0)
+                        wdkm_futex_wake_all(&slot.starving)
+                if code == EBUSY:
+                    now = wdkm_now()
+                    code = wdkm_lock_until(slot, min(deadline, now + slice_))
+                    now = wdkm_now()
+            if code != ETIMEDOUT:
+                return code
+            if wdkm_load64(&slot.generation) != generation:
+                return EBUSY
+            if now >= deadline:
+                return ETIMEDOUT
+            PyErr_CheckSignals()
+            held_since(slot)  # so that whoever asks knows since when
+            if not starving or wdkm_load32(&slot.starving) == 0:
+                starving = True
+                wdkm_add32(&slot.starving, 1)
+            slice_ = min(SLICE, slice_ * 4)
+    finally:
+        if starving:
+            serve(slot)
+
+
+cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thread *me, int code,
+                int64_t timeout) except -1:
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef int spins
+    cdef bint contended = False
+    cdef bint abandoned = False
+    cdef int64_t deadline
+    if code == EBUSY and orphans and reap_orphans(me):
+        code = pthread_mutex_trylock(&slot.mutex)
+    if code == EBUSY:
+        if wdkm_load64(&slot.generation) != generation:
+            gone(segment, slot)
+        if slot.starving != 0 and wdkm_load64(&slot.owner) == me.owner:
+            code = pthread_mutex_trylock(&slot.mutex)  # EDEADLK, behind the back of those who starve
+        elif timeout == 0:
+            # A waiter that starves may be dead. Who cannot wait must not be turned away from a free lock for that.
+            code = pthread_mutex_trylock(&slot.mutex)
+            if code == EBUSY:
+                held_since(slot)
+                return EXPIRED
+    if code == EBUSY:
+        contended = True
+        deadline = INT64_MAX if timeout < 0 else wdkm_now() + timeout
+        if wdkm_load64(&slot.owner) >> 32 != me.owner >> 32:
+            for spins in range(SPINS):
+                wdkm_pause()
+                if slot.starving != 0:
+                    break
+                if slot.owner == 0:
+                    code = pthread_mutex_trylock(&slot.mutex)
+                    if code != EBUSY:
+                        break
+        if code == EBUSY:
+            code = park(slot, me, generation, deadline)
+            me = thread_state()  # a signal handler may have forked
+    if code == EBUSY:
+        gone(segment, slot)
+    if code == ETIMEDOUT:
+        return EXPIRED
+    if code == EDEADLK:
+        name = slot_name(slot)
+        raise AlreadyOwned(
+            f"this thread holds FastMutex {name!r} already, and a FastMutex is not recursive: waiting would never end; "
+            "use the guard that it has, or a KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
+    if code == EOWNERDEAD:
+        abandoned = True
+        try:
+            take_over(segment, slot)
+        except BaseException:
+            wdkm_unlock(slot)
+            raise
+    elif code != 0:
+        name = slot_name(slot)
+        what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
+        raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
+    if wdkm_load64(&slot.generation) != generation:
+        pthread_mutex_unlock(&slot.mutex)
+        gone(segment, slot)
+    if contended:
+        slot.contended += 1
+    wdkm_acquired(slot, me.owner)
+    return ABANDONED if abandoned else LIVE
+
+
+cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except -1:
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef uint64_t owner = wdkm_load64(&slot.owner)
+    wdkm_add32(&slot.timeouts, 1)
+    name = slot_name(slot)
+    held = held_for(slot)
+    who = holder.describe(owner >> 32, owner & 0xffffffff, held)
+    raise LockTimeout(
+        f"mutex {name!r} was not free within {timeout} s: {who}", name=name, timeout=timeout, held_for=held,
+        owner_pid=(owner >> 32) or None, owner_tid=(owner & 0xffffffff) or None)
+
+
+# Serial of a thread -> what it still has to release, because the guard was dropped where it could not.
+cdef dict left = {}
+orphans = 0
+
+
+cdef int leave_orphan(Segment segment, Py_ssize_t index, uint64_t thread, bint fast) except -1:
+    global orphans
+    left.setdefault(thread, []).append((segment, index, fast))
+    orphans += 1
+    return 0
+
+
+cdef int reap_orphans(wdkm_thread *me) except -1:
+    """Release what guards dropped in other threads left to this one. Returns how many there were."""
+    global orphans
+    cdef Segment segment
+    cdef Py_ssize_t index
+    cdef int found = 0
+    for segment, index, fast in left.pop(me.serial, ()):
+        orphans -= 1
+        found += 1
+        if fast:
+            me.fast_held -= 1
+        wdkm_unlock(&segment.slots[index])
+    for serial in [serial for serial in left if before_fork(serial)]:
+        orphans -= len(left.pop(serial))
+    return found

@@ -1,0 +1,272 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""KMutex and FastMutex: mutexes that own their T."""
+
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ._codec cimport T_FLOAT, T_INT, Codec, Encoded
+from ._guard cimport Guard, inner_guard, new_guard
+from ._handle cimport Handle
+from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, orphans, raise_timeout, reap_orphans, settle
+from ._payload cimport current, gone, peek, publish
+from ._segment cimport slot_name
+from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
+from . import handles
+from .errors import IrqlTooHigh
+from .names import KIND_FAST as FAST_WORD
+from .names import KIND_K as K_WORD
+from .types import UNSET
+
+cdef enum:
+    KIND_FAST = 1
+    KIND_K = 2
+
+
+cdef class Mutex(Handle):
+    """Base of KMutex and FastMutex."""
+
+    cdef int take(self, wdkm_thread *me, int64_t timeout) except -1:
+        """Acquire the lock: LIVE, ABANDONED or EXPIRED."""
+        cdef wdkm_slot *slot = self.slot
+        cdef int code
+        if orphans:
+            reap_orphans(me)
+        code = attempt(slot)
+        if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
+            wdkm_acquired(slot, me.owner)
+            return 0
+        return settle(self.segment_, self.index, self.generation_, me, code, timeout)
+
+    cdef Guard own_root(self, wdkm_thread *me):
+        """The outermost guard if this thread holds this KMutex, else None."""
+        cdef void *root = self.segment_.local[self.index].root
+        cdef Guard guard
+        if root == NULL:
+            return None
+        guard = <Guard>root
+        if guard.thread != me.serial or guard.depth == 0:
+            return None
+        if wdkm_load64(&self.slot.generation) != self.generation_:
+            gone(self.segment_, self.slot)
+        return guard
+
+    cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL:
+        """The calling thread, if its IRQL allows the operation."""
+        cdef wdkm_thread *me = thread_at_level()
+        cdef int limit = APC if waits or self.slot.kind == KIND_FAST else DISPATCH
+        if me.level > limit:
+            refuse_level(operation, slot_name(self.slot), me.level, limit)
+        return me
+
+    def lock(self, object timeout=None):
+        """Wait for the lock and return its guard; use it as ``with mutex.lock() as guard:``.
+
+        IRQL: up to APC; a KMutex with ``timeout=0`` up to DISPATCH. (KeWaitForSingleObject, ExAcquireFastMutex.)
+
+        Args:
+            timeout: seconds to wait, None for no limit, 0 to not wait.
+
+        Raises:
+            IrqlTooHigh: checked first; in an event loop's thread always.
+            LockTimeout: the lock was not free in time; says who held it.
+            AlreadyOwned: the calling thread holds this FastMutex. A KMutex gives an inner guard instead.
+            MutexDestroyed: the mutex is gone, or went while this waited.
+            KeyboardInterrupt, or what a signal handler raises, while waiting.
+        """
+        cdef wdkm_thread *me
+        cdef int got
+        cdef int64_t wait = -1
+        cdef Guard root
+        if timeout is not None:
+            wait = nanoseconds(timeout)
+        me = self.at_level("lock", wait != 0)
+        if self.slot.kind == KIND_K:
+            root = self.own_root(me)
+            if root is not None:
+                return inner_guard(root)
+        got = self.take(me, wait)
+        if got == EXPIRED:
+            raise_timeout(self.segment_, self.index, timeout)
+        return new_guard(self, thread_state(), got == ABANDONED)
+
+    def try_lock(self):
+        """Return a guard if the lock is free now (or, for a KMutex, this thread's), else None. Never waits.
+
+        IRQL: KMutex up to DISPATCH, FastMutex up to APC (ExTryToAcquireFastMutex).
+
+        Raises:
+            IrqlTooHigh, AlreadyOwned, MutexDestroyed: as :meth:`lock`.
+        """
+        cdef wdkm_thread *me = self.at_level("try_lock", False)
+        cdef int got
+        cdef Guard root
+        if self.slot.kind == KIND_K:
+            root = self.own_root(me)
+            if root is not None:
+                return inner_guard(root)
+        got = self.take(me, 0)
+        if got == EXPIRED:
+            return None
+        return new_guard(self, thread_state(), got == ABANDONED)
+
+    def peek(self):
+        """Return the last committed T without the lock, whoever holds it. Waits for nobody and stops nobody.
+
+        At any IRQL.
+
+        Raises:
+            MutexDestroyed, MutexDamaged.
+        """
+        return peek(self.segment_, self.index, self.generation_, self.codec)
+
+    def fetch_add(self, object n=1, object timeout=None):
+        """Add ``n`` to a T of int or float in one call and return what T was.
+
+        IRQL and errors as :meth:`lock`. Inside a hold of a KMutex it works on the uncommitted T.
+
+        Raises:
+            TypeError: T is neither int nor float, or ``n`` is of another type.
+            OverflowError: the sum does not fit 64 bits; T stands.
+        """
+        cdef wdkm_thread *me
+        cdef int got
+        cdef int64_t wait = -1
+        cdef Guard root
+        cdef const unsigned char *data
+        cdef Py_ssize_t length = 0
+        cdef Encoded encoded
+        if self.codec.code != T_INT and self.codec.code != T_FLOAT:
+            raise TypeError(f"fetch_add needs a T of int or float, not {self.codec.label.decode()}")
+        self.codec.check(n)
+        if timeout is not None:
+            wait = nanoseconds(timeout)
+        me = self.at_level("fetch_add", wait != 0)
+        if self.slot.kind == KIND_K:
+            root = self.own_root(me)
+            if root is not None:
+                old = root.get_value()
+                root.set_value(old + n)
+                return old
+        got = self.take(me, wait)
+        if got == EXPIRED:
+            raise_timeout(self.segment_, self.index, timeout)
+        try:
+            data = current(self.segment_, self.index, &length)
+            old = self.codec.decode_from(data, length)
+            self.codec.encode_into(old + n, &encoded)
+            publish(self.segment_, self.index, self.generation_, &encoded)
+        finally:
+            wdkm_unlock(self.slot)
+        return old
+
+    def replace(self, object value, object timeout=None):
+        """Set T in one call and return what it was.
+
+        IRQL and errors as :meth:`lock`, and those of setting ``guard.value``. The way to mend a damaged T: an old T
+        that cannot be read is returned as None.
+        """
+        cdef wdkm_thread *me
+        cdef int got
+        cdef int64_t wait = -1
+        cdef Guard root
+        cdef const unsigned char *data
+        cdef Py_ssize_t length = 0
+        cdef Encoded encoded
+        self.codec.check(value)
+        keep = self.codec.encode_into(value, &encoded)
+        if timeout is not None:
+            wait = nanoseconds(timeout)
+        me = self.at_level("replace", wait != 0)
+        if self.slot.kind == KIND_K:
+            root = self.own_root(me)
+            if root is not None:
+                old = root.get_value()
+                root.set_value(value)
+                return old
+        got = self.take(me, wait)
+        if got == EXPIRED:
+            raise_timeout(self.segment_, self.index, timeout)
+        try:
+            old = handles.read_or_none(self)
+            publish(self.segment_, self.index, self.generation_, &encoded)
+        finally:
+            wdkm_unlock(self.slot)
+        return old
+
+    def _committed(self):
+        """T as committed; for the holder of the lock only."""
+        cdef Py_ssize_t length = 0
+        cdef const unsigned char *data = current(self.segment_, self.index, &length)
+        return self.codec.decode_from(data, length)
+
+    def _committed_bytes(self):
+        """The msgpack bytes of T as committed; for the holder of the lock only."""
+        cdef Py_ssize_t length = 0
+        cdef const unsigned char *data = current(self.segment_, self.index, &length)
+        return (<const char *>data)[:length]
+
+    def to_owned(self):
+        """Consume the mutex: return T and free its memory. Every other handle then raises MutexDestroyed.
+
+        IRQL: up to APC for a FastMutex, up to DISPATCH for a KMutex: it does not wait for the lock.
+
+        Raises:
+            MutexBusy: somebody holds the lock. AlreadyOwned: the calling thread does. T stands.
+            MutexDestroyed: it was consumed or destroyed already.
+            DaemonUnavailable: a registered mutex, and its daemon does not answer. T stands.
+        """
+        return handles.consume(self, None)
+
+    def to_owned_box(self):
+        """Consume the mutex, but leave T in the pool: return the :class:`~wdkmutex_shm.Box` that owns it.
+
+        IRQL and errors as :meth:`to_owned`, and PagedPoolAllocFailed.
+        """
+        return handles.consume(self, self.codec)
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return cls
+
+
+@cython.final
+@cython.no_gc
+cdef class KMutex(Mutex):
+    """A recursive mutex that owns its T (KMUTEX).
+
+    ``KMutex(value)`` makes an anonymous one, for this process and those that the object is handed to: forked children,
+    and anyone it is pickled to. It lives until its first handle goes, or, once shared, until its maker ends.
+
+    IRQL: any level. Waiting for it: up to APC. Trying: up to DISPATCH.
+
+    Args:
+        value: the first T.
+        type: T's type; by default ``type(value)``. None lets T be anything that msgpack holds.
+
+    Raises:
+        TypeError, OverflowError: msgpack cannot hold it. PagedPoolAllocFailed: no room.
+    """
+
+    def __init__(self, value, *, type=UNSET):
+        handles.create_anonymous(self, K_WORD, value, type)
+
+
+@cython.final
+@cython.no_gc
+cdef class FastMutex(Mutex):
+    """A mutex that owns its T, not recursive, with the least work per lock (FAST_MUTEX).
+
+    Made as :class:`KMutex` is. A thread that holds one is at APC.
+
+    IRQL: created up to DISPATCH, locked and tried up to APC.
+
+    Raises:
+        IrqlTooHigh: the thread is above DISPATCH. Else as :class:`KMutex`.
+    """
+
+    def __init__(self, value, *, type=UNSET):
+        cdef wdkm_thread *me = thread_at_level()
+        if me.level > DISPATCH:
+            refuse_level("creation", None, me.level, DISPATCH)
+        handles.create_anonymous(self, FAST_WORD, value, type)

@@ -1,0 +1,276 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""T in its two buffers: read, committed, peeked at.
+
+The low bit of the commit word names the current buffer. A commit writes the other one and then stores the commit
+word; until that store nobody reads what was written, so a holder may be killed anywhere. See docs/architecture.md for
+each crash window.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcmp, memcpy
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+
+from ._codec cimport Codec, Encoded
+from ._segment cimport Segment, slot_name
+from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, wdkm_data_header, wdkm_fence_acquire,
+                     wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_slot, wdkm_store64)
+from . import data as data_segments
+from . import shm
+from .errors import MutexDamaged, MutexDestroyed, PagedPoolAllocFailed
+from .names import data_segment
+
+# A data segment up to this capacity is kept for the next T of its buffer although T has become small.
+cdef uint64_t KEEP = 16384
+cdef uint64_t PUNCH = data_segments.PUNCH_BYTES
+
+
+cdef int gone(Segment segment, wdkm_slot *slot) except -1:
+    raise MutexDestroyed(
+        "this mutex was destroyed, overwritten, unregistered or moved out; make or get it anew",
+        name=None, segment=segment.name)
+
+
+cdef int broken(Segment segment, wdkm_slot *slot, str what) except -1:
+    name = slot_name(slot)
+    raise MutexDamaged(f"mutex {name!r} in {segment.name}: {what}; register it anew, or set it with replace()",
+                       name=name)
+
+
+cdef wdkm_mapping *mapping_of(Segment segment, Py_ssize_t index, int buffer) except NULL:
+    if segment.local[index].maps == NULL:
+        segment.local[index].maps = <wdkm_mapping *>calloc(2, sizeof(wdkm_mapping))
+        if segment.local[index].maps == NULL:
+            raise MemoryError
+        segment.mapped.add(index)
+    return &segment.local[index].maps[buffer]
+
+
+cdef void forget(Segment segment, Py_ssize_t index, int buffer) noexcept:
+    cdef wdkm_mapping *mapping
+    if segment.local[index].maps != NULL:
+        mapping = &segment.local[index].maps[buffer]
+        if mapping.base != NULL:
+            munmap(mapping.base, mapping.size)
+        mapping.base = NULL
+        mapping.id = mapping.size = 0
+
+
+cdef int map_fd(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd) except -1:
+    """Map an open data segment in place of what the buffer had mapped."""
+    cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)
+    cdef size_t size = os.fstat(fd).st_size
+    cdef void *base
+    forget(segment, index, buffer)
+    if size < WDKM_DATA_HEADER:
+        raise FileNotFoundError(data_segment(segment.prefix, ident))
+    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise shm.no_room(data_segment(segment.prefix, ident), size, OSError(12, "mmap"))
+    mapping.base = <unsigned char *>base
+    mapping.size = size
+    mapping.id = ident
+    return 0
+
+
+cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
+    """Bytes of T that a mapped data segment has room for; 0 if its header is not a header."""
+    cdef const wdkm_data_header *header = <const wdkm_data_header *>mapping.base
+    if header.magic != WDKM_DATA_MAGIC or header.capacity > mapping.size - WDKM_DATA_HEADER:
+        return 0
+    return header.capacity
+
+
+cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL:
+    """Have the data segment `ident` mapped. FileNotFoundError when it is gone."""
+    cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)
+    cdef int fd
+    if mapping.base == NULL or mapping.id != ident:
+        fd = shm.open_segment(data_segment(segment.prefix, ident))
+        try:
+            map_fd(segment, index, buffer, ident, fd)
+        finally:
+            os.close(fd)
+    return mapping
+
+
+cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL:
+    """The bytes of the last committed T."""
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef int buffer = slot.commit & 1
+    cdef uint32_t size = slot.length[buffer]
+    cdef wdkm_mapping *mapping = NULL
+    if size == 0:
+        broken(segment, slot, "T has no bytes")
+    length[0] = size
+    if size <= WDKM_INLINE:
+        return slot.payload[buffer]
+    try:
+        mapping = mapped(segment, index, buffer, slot.data[buffer])
+    except FileNotFoundError:
+        broken(segment, slot, "the data segment of T is gone")
+    if capacity(mapping) < size:
+        broken(segment, slot, "the data segment of T is too short")
+    return mapping.base + WDKM_DATA_HEADER
+
+
+cdef bint current_equals(Segment segment, Py_ssize_t index, const Encoded *value) except -1:
+    cdef Py_ssize_t length = 0
+    cdef const unsigned char *data = current(segment, index, &length)
+    return (
+        length == value.head_length + value.body_length
+        and memcmp(data, value.head, value.head_length) == 0
+        and (value.body_length == 0 or memcmp(data + value.head_length, value.body, value.body_length) == 0)
+    )
+
+
+cdef int drop(Segment segment, Py_ssize_t index, int buffer) except -1:
+    """Give the data segment of a buffer back that is not current, or is current but inline."""
+    cdef wdkm_slot *slot = &segment.slots[index]
+    forget(segment, index, buffer)
+    # The name goes before the id: killed in between, an id is left that names nothing, which every user of it allows for.
+    data_segments.discard(segment.prefix, slot.data[buffer])
+    slot.data[buffer] = 0
+    return 0
+
+
+cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1:
+    if slot.pending != 0:
+        if slot.pending != slot.data[0] and slot.pending != slot.data[1]:
+            data_segments.discard(segment.prefix, slot.pending)
+        slot.pending = 0
+    return 0
+
+
+cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t generation, uint64_t size) except NULL:
+    """Have a data segment of fitting capacity behind the buffer that is not current, and return where T goes."""
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef wdkm_mapping *mapping
+    cdef uint64_t have, ident
+    cdef int fd
+    if slot.data[buffer] != 0:
+        try:
+            mapping = mapped(segment, index, buffer, slot.data[buffer])
+            have = capacity(mapping)
+        except FileNotFoundError:
+            have = 0
+        if size <= have <= max(KEEP, 4 * size):
+            return mapping.base + WDKM_DATA_HEADER
+        drop(segment, index, buffer)
+    remove_pending(segment, slot)
+    ident = data_segments.new_id()
+    # Noted before it is made: killed from here on, the next holder knows what to remove.
+    wdkm_store64(&slot.pending, ident)
+    try:
+        fd = data_segments.make(segment.prefix, ident, data_segments.capacity_for(size))
+        try:
+            map_fd(segment, index, buffer, ident, fd)
+        finally:
+            os.close(fd)
+        # Destroyed meanwhile? Whoever destroyed it may have listed the data segments before ours was there.
+        if wdkm_load64(&slot.generation) != generation:
+            gone(segment, slot)
+    except BaseException:
+        forget(segment, index, buffer)
+        remove_pending(segment, slot)
+        raise
+    wdkm_store64(&slot.data[buffer], ident)
+    slot.pending = 0
+    return segment.local[index].maps[buffer].base + WDKM_DATA_HEADER
+
+
+cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except -1:
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef uint64_t commit = slot.commit
+    cdef int buffer = (commit & 1) ^ 1
+    cdef uint64_t size = value.head_length + value.body_length
+    cdef unsigned char *target
+    if wdkm_load64(&slot.generation) != generation:
+        gone(segment, slot)
+    # Orders the last store of the commit word before the stores into the buffer that it freed, for peeking readers.
+    wdkm_fence_release()
+    if size <= WDKM_INLINE:
+        target = slot.payload[buffer]
+    else:
+        target = room(segment, index, buffer, generation, size)
+    memcpy(target, value.head, value.head_length)
+    if value.body_length:
+        memcpy(target + value.head_length, value.body, value.body_length)
+    slot.length[buffer] = <uint32_t>size
+    wdkm_store64(&slot.commit, commit + 1)
+    if slot.data[0] | slot.data[1]:
+        give_back(segment, index, buffer, size)
+    return 0
+
+
+cdef int give_back(Segment segment, Py_ssize_t index, int buffer, uint64_t size) except -1:
+    """After a commit: do not keep the memory of a T that was much larger."""
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef int old = buffer ^ 1
+    if slot.data[buffer] != 0 and size <= WDKM_INLINE and kept_bytes(segment, index, buffer) > KEEP:
+        drop(segment, index, buffer)
+    if slot.data[old] != 0 and max(<uint64_t>slot.length[old], kept_bytes(segment, index, old)) > max(KEEP, 4 * size):
+        drop(segment, index, old)
+    return 0
+
+
+cdef uint64_t kept_bytes(Segment segment, Py_ssize_t index, int buffer) noexcept:
+    """Capacity of a buffer's data segment as far as it is mapped here; one that is not is too costly to keep."""
+    cdef wdkm_mapping *maps = segment.local[index].maps
+    if maps == NULL or maps[buffer].base == NULL or maps[buffer].id != segment.slots[index].data[buffer]:
+        return KEEP + 1 if segment.slots[index].length[buffer] <= WDKM_INLINE else 0
+    return capacity(&maps[buffer])
+
+
+cdef object copy_data(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, uint32_t size):
+    """A copy of the first bytes of a data segment for a reader without the lock, or None when it is gone."""
+    cdef wdkm_mapping *mapping
+    if size < PUNCH:
+        try:
+            mapping = mapped(segment, index, buffer, ident)
+        except FileNotFoundError:
+            return None
+        if capacity(mapping) < size:
+            return None
+        if capacity(mapping) < PUNCH:
+            return PyBytes_FromStringAndSize(<const char *>mapping.base + WDKM_DATA_HEADER, size)
+    # Its memory may be taken away under a mapping at any time; pread(2) then reads zeros, where a mapping could fault.
+    return data_segments.read(segment.prefix, ident, size)
+
+
+cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec):
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef unsigned char copied[WDKM_INLINE]
+    cdef uint64_t commit
+    cdef uint32_t size
+    cdef int buffer
+    cdef unsigned int tries = 0
+    cdef object raw
+    while True:
+        commit = wdkm_load64(&slot.commit)
+        buffer = commit & 1
+        size = slot.length[buffer]
+        raw = None
+        if size <= WDKM_INLINE:
+            memcpy(copied, slot.payload[buffer], WDKM_INLINE)
+        else:
+            raw = copy_data(segment, index, buffer, slot.data[buffer], size)
+        wdkm_fence_acquire()
+        if wdkm_load64(&slot.commit) == commit:
+            if wdkm_load64(&slot.generation) != generation:
+                gone(segment, slot)
+            if size == 0 or (size > WDKM_INLINE and raw is None):
+                broken(segment, slot, "the bytes of T are gone")
+            if raw is None:
+                return codec.decode_from(copied, size)
+            return codec.decode_from(<const unsigned char *>PyBytes_AS_STRING(raw), size)
+        if wdkm_load64(&slot.generation) != generation:
+            gone(segment, slot)
+        tries += 1
+        wdkm_pause()
+        if tries % 256 == 0:
+            PyErr_CheckSignals()

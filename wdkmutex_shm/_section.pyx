@@ -1,0 +1,181 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""CriticalSection: a recursive, thread-owned lock without a T."""
+
+cimport cython
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ._handle cimport Handle
+from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
+from ._payload cimport gone
+from ._segment cimport slot_name
+from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
+from . import handles
+from .errors import NotOwned
+
+
+@cython.final
+@cython.no_gc
+cdef class CriticalSection(Handle):
+    """A lock between processes without a T, as a Windows CRITICAL_SECTION is one between threads.
+
+    Recursive and owned by a thread. ``with section:``, ``enter()``/``leave()``, and everything that ``threading.RLock``
+    has, so that ``threading.Condition`` and code that takes a lock object accept it. Anonymous as made here, named when
+    made by ``Grt.register_critical_section``. A holder that dies releases it; see :attr:`abandoned`.
+
+    IRQL: created at any level, entered up to APC, tried up to DISPATCH.
+
+    Raises:
+        PagedPoolAllocFailed: no room.
+    """
+
+    def __init__(self):
+        handles.create_anonymous_section(self)
+
+    cdef int take(self, int64_t timeout) except -1:
+        """Enter once more. False when the time was up."""
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        cdef wdkm_slot *slot = self.slot
+        cdef wdkm_thread *me = thread_at_level()
+        cdef int code
+        if me.level > APC and (timeout != 0 or me.level > DISPATCH):
+            refuse_level("entering", slot_name(slot), me.level, DISPATCH if timeout == 0 else APC)
+        if local.thread == me.serial and local.depth != 0:
+            if wdkm_load64(&slot.generation) != self.generation_:
+                gone(self.segment_, slot)
+            local.depth += 1
+            return True
+        code = attempt(slot)
+        if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
+            wdkm_acquired(slot, me.owner)
+            code = 0
+        else:
+            code = settle(self.segment_, self.index, self.generation_, me, code, timeout)
+            if code == EXPIRED:
+                return False
+            me = thread_state()
+        if local.depth == 0:
+            # The kernel's list of held locks points into the mapping: it must stay as long as the lock is held. A depth
+            # left by a thread that died holding has its reference already.
+            Py_INCREF(self.segment_)
+        local.thread = me.serial
+        local.depth = 1
+        local.abandoned_pid = slot.abandoned_pid + 1 if code == ABANDONED else 0
+        return True
+
+    cdef int let_go(self) except -1:
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        if local.depth == 0 or local.thread != thread_state().serial:
+            self.not_owned()
+        local.depth -= 1
+        if local.depth == 0:
+            wdkm_unlock(self.slot)
+            Py_DECREF(self.segment_)
+        return 0
+
+    cdef int not_owned(self) except -1:
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        name = slot_name(self.slot)
+        if local.depth != 0 and before_fork(local.thread):
+            why = "it was entered before fork(), by the parent"
+        elif local.depth != 0:
+            why = "another thread of this process entered it"
+        else:
+            why = "it was not entered, or was left already"
+        raise NotOwned(f"cannot release critical section {name!r}: {why}", name=name)
+
+    def __enter__(self):
+        self.take(-1)
+        return True
+
+    def __exit__(self, kind, error, traceback):
+        self.let_go()
+        return False
+
+    def enter(self, object timeout=None):
+        """Wait for the section and enter it (EnterCriticalSection); enter again at will, leave as often.
+
+        IRQL: up to APC; with ``timeout=0`` up to DISPATCH.
+
+        Args:
+            timeout: seconds to wait, None for no limit.
+
+        Raises:
+            IrqlTooHigh, LockTimeout, MutexDestroyed, KeyboardInterrupt while waiting.
+        """
+        if not self.take(nanoseconds(timeout)):
+            raise_timeout(self.segment_, self.index, timeout)
+
+    def try_enter(self):
+        """Enter if that needs no waiting (TryEnterCriticalSection) and tell whether it did. IRQL: up to DISPATCH."""
+        return bool(self.take(0))
+
+    def leave(self):
+        """Leave once (LeaveCriticalSection). At any IRQL.
+
+        Raises:
+            NotOwned: the calling thread is not in it. It is a RuntimeError, as RLock raises.
+        """
+        self.let_go()
+
+    def acquire(self, bint blocking=True, object timeout=-1):
+        """As ``threading.RLock.acquire``: True when entered. ``timeout`` -1 or None means no limit."""
+        cdef int64_t wait
+        if not blocking:
+            if timeout is not None and timeout != -1:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            wait = 0
+        elif timeout is None or timeout == -1:
+            wait = -1
+        elif timeout < 0:
+            raise ValueError("timeout value must be a non-negative number")
+        else:
+            wait = nanoseconds(timeout)
+        return bool(self.take(wait))
+
+    def release(self):
+        """As :meth:`leave`."""
+        self.let_go()
+
+    def locked(self):
+        """Whether any thread of any process is in the section. Never blocks."""
+        return self.owner is not None
+
+    @property
+    def abandoned(self):
+        """Whether the holder before the calling thread's present hold died in the section."""
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        return local.depth != 0 and local.thread == thread_state().serial and local.abandoned_pid != 0
+
+    @property
+    def abandoned_by(self):
+        """Pid of that dead holder; None if there was none, or it is not known."""
+        return self.segment_.local[self.index].abandoned_pid - 1 or None if self.abandoned else None
+
+    def _is_owned(self):
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        return local.depth != 0 and local.thread == thread_state().serial
+
+    def _recursion_count(self):
+        return self.segment_.local[self.index].depth if self._is_owned() else 0
+
+    def _release_save(self):
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        cdef uint32_t depth = local.depth
+        if not self._is_owned():
+            self.not_owned()
+        local.depth = 1
+        self.let_go()
+        return depth
+
+    def _acquire_restore(self, uint32_t depth):
+        self.take(-1)
+        self.segment_.local[self.index].depth = depth
+
+    def _at_fork_reinit(self):
+        """In a forked child: forget that the parent's thread was in it. The parent still is."""
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        if local.depth != 0 and before_fork(local.thread):
+            local.depth = 0
+            Py_DECREF(self.segment_)

@@ -1,0 +1,289 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Pool segments: made, checked, and mapped once per process.
+
+A segment is published by writing its magic last. Whoever maps it checks every field of the header that could make
+the bytes mean something else: layout, size of a pthread mutex, C library, word size, boot and pid namespace.
+"""
+
+import os
+from weakref import WeakValueDictionary
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
+
+from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_INLINE, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
+                     pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
+                     wdkm_mutex_init, wdkm_now, wdkm_slot, wdkm_store64, wdkm_word_held)
+from . import identity, shm
+from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed
+
+cdef extern from *:
+    """
+    #include <fcntl.h>
+    #include <linux/falloc.h>
+    static int wdkm_punch(int fd, off_t offset, off_t length) {
+        return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+    }
+    """
+    int wdkm_punch(int fd, long long offset, long long length) nogil
+
+cdef object attached = WeakValueDictionary()
+
+#: Where slots begin in a segment, in bytes, and how long one is.
+HEADER_BYTES = WDKM_HEADER
+SLOT_BYTES = sizeof(wdkm_slot)
+DATA_HEADER_BYTES = WDKM_DATA_HEADER
+LAYOUT = WDKM_LAYOUT
+
+
+def punch_hole(int fd, long long offset, long long length):
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE: give the memory of a range of an open segment back."""
+    if wdkm_punch(fd, offset, length) != 0:
+        raise OSError(errno, os.strerror(errno))
+
+
+cdef class Segment:
+    """One pool segment. Made by :meth:`create` or :meth:`attach`; unmapped when nothing refers to it any more.
+
+    Attributes:
+        name: of the shared memory segment.
+        prefix: of the pool that it belongs to.
+        count: number of slots.
+        nonce: random number that tells this segment from another of the same name.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        self.mapped = set()
+
+    @staticmethod
+    def create(str name not None, str prefix not None, uint32_t slots, bint keep_open=False):
+        """Make and publish a segment of ``slots`` free slots.
+
+        ``keep_open`` keeps the descriptor and a shared flock(2) on it for as long as the segment is mapped.
+
+        Raises:
+            FileExistsError: the name is taken.
+            PagedPoolAllocFailed: no room.
+        """
+        cdef Segment self = Segment.__new__(Segment)
+        cdef wdkm_header *header
+        cdef uint32_t index
+        cdef const unsigned char[::1] boot = identity.boot_id()
+        self.name = name
+        self.prefix = prefix
+        fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
+        try:
+            self._adopt(fd, WDKM_HEADER + slots * sizeof(wdkm_slot), slots, keep_open)
+            header = self.header
+            header.layout = WDKM_LAYOUT
+            header.mutex_size = sizeof(pthread_mutex_t)
+            header.slot_size = sizeof(wdkm_slot)
+            header.slots = slots
+            header.word_size = sizeof(void *)
+            header.libc = WDKM_LIBC
+            header.pid_namespace = identity.pid_namespace()
+            memcpy(header.boot_id, &boot[0], 16)
+            header.nonce = int.from_bytes(os.urandom(8), "little") | 1
+            header.creator_pid, header.creator_start = identity.me()
+            header.next_serial = 1
+            for index in range(slots):
+                if wdkm_mutex_init(&self.slots[index]) != 0:
+                    raise MemoryError("pthread_mutex_init")
+            wdkm_store64(&header.magic, WDKM_MAGIC)
+        except BaseException:
+            shm.unlink(name)
+            raise
+        attached[name, header.nonce] = self
+        return self
+
+    @staticmethod
+    def attach(str name not None, str prefix not None, nonce=None, bint keep_open=False):
+        """Map an existing segment, or return it as it is mapped already.
+
+        ``nonce`` demands a certain segment of that name.
+
+        Raises:
+            FileNotFoundError: there is no such segment.
+            MutexDestroyed: a segment of that name is there, but it is another one.
+            SegmentRefused: it is not ours. LayoutMismatch: it is not one of ours to read.
+        """
+        cdef Segment self
+        if nonce is not None:
+            self = attached.get((name, nonce))
+            if self is not None:
+                return self
+        self = Segment.__new__(Segment)
+        self.name = name
+        self.prefix = prefix
+        fd = shm.open_segment(name)
+        try:
+            size = os.fstat(fd).st_size
+        except BaseException:
+            os.close(fd)
+            raise
+        if size < WDKM_HEADER:
+            os.close(fd)
+            raise LayoutMismatch(
+                f"shared memory segment {name} has {size} bytes and no header: its maker died, or it is not ours; "
+                "remove it with `wdkmutex-daemon sweep`", name=name, field="size", found=size, expected=WDKM_HEADER)
+        self._adopt(fd, size, 0, keep_open)
+        self._check()
+        if nonce is not None and self.header.nonce != <uint64_t>nonce:
+            raise MutexDestroyed(f"segment {name} was removed and made anew since this handle was made", name=name)
+        found = attached.get((name, self.header.nonce))
+        if found is not None:
+            return found
+        attached[name, self.header.nonce] = self
+        return self
+
+    def _adopt(self, int fd, size_t size, Py_ssize_t count, bint keep_open):
+        """Map ``fd``, which is closed here unless it is kept."""
+        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        cdef int code = errno
+        if keep_open:
+            self.fd = fd
+        else:
+            os.close(fd)
+        if base == MAP_FAILED:
+            raise shm.no_room(self.name, size, OSError(code, os.strerror(code)))
+        self.size = size
+        self.header = <wdkm_header *>base
+        self.slots = <wdkm_slot *>(<char *>base + WDKM_HEADER)
+        self._set_count(count or (size - WDKM_HEADER) // sizeof(wdkm_slot))
+        if os.environ.get("WDKMUTEX_MLOCK") == "1" and mlock(base, size) != 0:
+            raise shm.no_room(self.name, size, OSError(errno, os.strerror(errno)))
+
+    def _set_count(self, Py_ssize_t count):
+        self.local = <wdkm_local *>calloc(count or 1, sizeof(wdkm_local))
+        if self.local == NULL:
+            raise MemoryError
+        self.count = count
+
+    def _check(self):
+        cdef wdkm_header *header = self.header
+        facts = [
+            ("magic", wdkm_load64(&header.magic), WDKM_MAGIC),
+            ("layout", header.layout, WDKM_LAYOUT),
+            ("sizeof(pthread_mutex_t)", header.mutex_size, sizeof(pthread_mutex_t)),
+            ("slot size", header.slot_size, sizeof(wdkm_slot)),
+            ("word size", header.word_size, sizeof(void *)),
+            ("C library", header.libc, WDKM_LIBC),
+            ("boot id", (<const char *>header.boot_id)[:16], identity.boot_id()),
+            ("pid namespace", header.pid_namespace, identity.pid_namespace()),
+        ]
+        for field, found, expected in facts:
+            if found != expected:
+                raise LayoutMismatch(
+                    f"shared memory segment {self.name}: {field} is {found!r} there and {expected!r} here; "
+                    "use one version and one container for all processes of an instance, or give this one an instance "
+                    "of its own", name=self.name, field=field, found=found, expected=expected)
+        if header.slots > self.count:
+            raise LayoutMismatch(
+                f"shared memory segment {self.name} is cut short: room for {self.count} slots of {header.slots}",
+                name=self.name, field="slots", found=self.count, expected=header.slots)
+        self.count = header.slots
+
+    cdef wdkm_slot *at(self, Py_ssize_t index) except NULL:
+        if not 0 <= index < self.count:
+            raise MutexDestroyed(f"segment {self.name} has no slot {index}", name=self.name)
+        return &self.slots[index]
+
+    @property
+    def nonce(self):
+        return self.header.nonce
+
+    @property
+    def creator(self):
+        """Identity of the process that made the segment."""
+        return identity.Identity(self.header.creator_pid, self.header.creator_start)
+
+    @property
+    def descriptor(self):
+        """The open file descriptor, or -1."""
+        return self.fd
+
+    @property
+    def size_bytes(self):
+        return self.size
+
+    def flag_destroyed(self):
+        """Record that the pool is being destroyed, so that a successor finishes it."""
+        self.header.destroyed = 1
+
+    @property
+    def destroyed(self):
+        return self.header.destroyed != 0
+
+    def take_serial(self):
+        """Return the next serial of the pool (segment 0 counts for all)."""
+        self.header.next_serial += 1
+        return self.header.next_serial - 1
+
+    def raise_serial(self, uint64_t at_least):
+        """Make sure that the next serial is above ``at_least``."""
+        if self.header.next_serial <= at_least:
+            self.header.next_serial = at_least + 1
+
+    def set_server(self, uint32_t pid, bytes path not None):
+        """Note in the header who serves the instance and at which socket (at most 107 bytes)."""
+        if <size_t>len(path) >= sizeof(self.header.server_path):
+            raise ValueError("socket path too long")
+        self.header.server_pid = 0
+        memcpy(self.header.server_path, <const char *>path, len(path) + 1)
+        self.header.server_pid = pid
+
+    @property
+    def server(self):
+        """(pid, socket path) of the daemon that served last, or None."""
+        cdef bytes path = (<const char *>self.header.server_path)[:sizeof(self.header.server_path)]
+        if self.header.server_pid == 0:
+            return None
+        return self.header.server_pid, os.fsdecode(path.split(b"\0")[0])
+
+    def __dealloc__(self):
+        cdef Py_ssize_t index
+        if self.local != NULL:
+            for index in self.mapped:
+                for which in range(2):
+                    if self.local[index].maps[which].base != NULL:
+                        munmap(self.local[index].maps[which].base, self.local[index].maps[which].size)
+                free(self.local[index].maps)
+            free(self.local)
+        if self.header != NULL:
+            munmap(self.header, self.size)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def __repr__(self):
+        return f"<Segment {self.name}, {self.count} slots>"
+
+
+cdef int64_t held_since(wdkm_slot *slot) noexcept nogil:
+    cdef uint64_t hold, seen, now
+    if not wdkm_word_held(wdkm_lock_word(slot)):
+        return -1
+    hold = slot.acquired_low & 0xffffff
+    seen = wdkm_load64(&slot.seen)
+    if seen >> 40 == hold and seen != 0:
+        return (seen << 24) >> 24
+    now = <uint64_t>wdkm_now() // 1000000
+    wdkm_cas64(&slot.seen, seen, hold << 40 | now)
+    return now
+
+
+cdef object held_for(wdkm_slot *slot):
+    cdef int64_t since = held_since(slot)
+    if since < 0:
+        return None
+    return max(0, wdkm_now() // 1000000 - since) / 1000
+
+
+cdef str slot_name(wdkm_slot *slot):
+    cdef Py_ssize_t length = slot.name_length
+    if length > WDKM_NAME:
+        length = WDKM_NAME
+    return slot.name[:length].decode("utf-8", "replace")

@@ -1,0 +1,44 @@
+from typing import NamedTuple
+
+from ._segment import Segment
+
+class Snapshot(NamedTuple):
+    name: str
+    kind: int
+    type_code: int
+    type_hash: int
+    label: str
+    value_bytes: int
+    data_ids: tuple[int, int]
+    state: str
+    owner: int
+    held_for: float | None
+    acquisitions: int
+    contended: int
+    abandoned: int
+    timeouts: int
+    commits: int
+    abandoned_pid: int
+
+def occupy(
+    segment: Segment,
+    index: int,
+    name: bytes,
+    kind: int,
+    code: int,
+    type_hash: int,
+    label: bytes,
+    payload: bytes,
+    data_id: int,
+    data_length: int,
+    serial: int,
+) -> int: ...
+def vacate(segment: Segment, index: int, generation: int) -> bool: ...
+def reclaim(segment: Segment, index: int) -> bool: ...
+def never_used(segment: Segment, index: int) -> bool: ...
+def tenants(segment: Segment) -> list[tuple[int, int, int, bytes]]: ...
+def vacant(segment: Segment) -> tuple[list[int], list[int]]: ...
+def references(segment: Segment) -> set[int]: ...
+def stamp(segment: Segment) -> int: ...
+def generation_of(segment: Segment, index: int) -> int: ...
+def snapshot(segment: Segment, index: int, generation: int) -> Snapshot | None: ...

@@ -1,0 +1,177 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The allocator's side of a slot: a tenant moves in, moves out, and the slot is cleaned for the next.
+
+Life of a slot, told by its generation: even, it is free or in quarantine; odd, a tenant lives in it. A slot whose
+lock is still held when its tenant moves out stays in quarantine until :func:`reclaim` gets the lock without waiting.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ._segment cimport Segment, held_for, held_since, slot_name
+from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
+                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_unlock,
+                     wdkm_word_abandoned, wdkm_word_held)
+from collections import namedtuple
+
+from . import data as data_segments
+
+#: What :func:`snapshot` returns; `owner` is pid << 32 | thread id, 0 when free; `held_for` in seconds or None.
+Snapshot = namedtuple(
+    "Snapshot", "name kind type_code type_hash label value_bytes data_ids state owner held_for acquisitions contended "
+    "abandoned timeouts commits abandoned_pid")
+
+
+def occupy(Segment segment not None, Py_ssize_t index, bytes name not None, int kind, int code, uint64_t type_hash,
+           bytes label not None, bytes payload not None, uint64_t data_id, uint32_t data_length, uint64_t serial):
+    """Let a tenant into a free slot and return its generation. The slot must have been reclaimed.
+
+    ``payload`` is T's msgpack form unless ``data_id`` names a data segment that holds ``data_length`` bytes of it.
+    Nobody can lock the slot before the last store here, so no lock is taken: a maker that is killed half-way leaves
+    a slot that is still free.
+    """
+    cdef wdkm_slot *slot = segment.at(index)
+    cdef uint64_t generation = wdkm_load64(&slot.generation)
+    cdef uint64_t commit = slot.commit + 1
+    cdef int buffer = commit & 1
+    assert generation % 2 == 0, "the slot has a tenant"
+    assert len(name) <= WDKM_NAME and len(payload) <= WDKM_INLINE
+    wdkm_fence_release()
+    memset(slot.name, 0, WDKM_NAME)
+    memcpy(slot.name, <const char *>name, len(name))
+    slot.name_length = len(name)
+    label = label[:WDKM_LABEL]
+    memset(slot.label, 0, WDKM_LABEL)
+    memcpy(slot.label, <const char *>label, len(label))
+    slot.label_length = len(label)
+    slot.kind = kind
+    slot.type_code = code
+    slot.type_hash = type_hash
+    slot.serial = serial
+    slot.acquired_low = slot.acquired_high = 0
+    slot.contended = slot.seen = 0
+    slot.abandoned = slot.abandoned_pid = slot.timeouts = 0
+    slot.data[buffer] = data_id
+    slot.length[buffer] = data_length if data_id else len(payload)
+    memcpy(slot.payload[buffer], <const char *>payload, len(payload))
+    slot.first_commit = commit
+    wdkm_store64(&slot.commit, commit)
+    wdkm_store64(&slot.generation, generation + 1)
+    return generation + 1
+
+
+def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
+    """End a tenancy: from now on every handle to it raises MutexDestroyed. False if it had ended already."""
+    cdef wdkm_slot *slot = segment.at(index)
+    return generation % 2 == 1 and wdkm_cas64(&slot.generation, generation, generation + 1)
+
+
+def reclaim(Segment segment not None, Py_ssize_t index):
+    """Clean a vacated slot. False, with nothing done, while somebody still holds its lock."""
+    cdef wdkm_slot *slot = segment.at(index)
+    cdef int code
+    cdef int buffer
+    if wdkm_load64(&slot.generation) % 2 == 1:
+        return False
+    code = pthread_mutex_trylock(&slot.mutex)
+    if code == EOWNERDEAD:
+        pthread_mutex_consistent(&slot.mutex)
+    elif code != 0:
+        return False
+    try:
+        # Names go before the ids: killed in between, an id is left that names nothing, which the next round ignores.
+        for buffer in range(2):
+            if slot.data[buffer] != 0:
+                data_segments.discard(segment.prefix, slot.data[buffer])
+                slot.data[buffer] = 0
+        if slot.pending != 0:
+            data_segments.discard(segment.prefix, slot.pending)
+            slot.pending = 0
+        slot.starving = 0
+    finally:
+        wdkm_unlock(slot)
+    return True
+
+
+def never_used(Segment segment not None, Py_ssize_t index):
+    """Whether no tenant was ever in the slot."""
+    return segment.at(index).generation == 0
+
+
+def tenants(Segment segment not None):
+    """Return (slot, generation, serial, name) of every tenant in the segment, as a list."""
+    cdef Py_ssize_t index
+    cdef wdkm_slot *slot
+    cdef uint64_t generation
+    found = []
+    for index in range(segment.count):
+        slot = &segment.slots[index]
+        generation = wdkm_load64(&slot.generation)
+        if generation % 2 == 1:
+            found.append((index, generation, slot.serial, slot.name[:min(slot.name_length, WDKM_NAME)]))
+    return found
+
+
+def vacant(Segment segment not None):
+    """Return (slots never used, slots used and vacated) as two lists of indexes, in descending order."""
+    cdef Py_ssize_t index
+    fresh = []
+    used = []
+    for index in range(segment.count - 1, -1, -1):
+        if segment.slots[index].generation == 0:
+            fresh.append(index)
+        elif segment.slots[index].generation % 2 == 0:
+            used.append(index)
+    return fresh, used
+
+
+def references(Segment segment not None):
+    """Return the ids of all data segments that slots of the segment speak of, as a set."""
+    cdef Py_ssize_t index
+    cdef wdkm_slot *slot
+    found = set()
+    for index in range(segment.count):
+        slot = &segment.slots[index]
+        if slot.data[0]:
+            found.add(slot.data[0])
+        if slot.data[1]:
+            found.add(slot.data[1])
+        if slot.pending:
+            found.add(slot.pending)
+    return found
+
+
+def stamp(Segment segment not None):
+    """Note, for every lock of the segment that is held now, that it was seen held. Returns how many are."""
+    cdef Py_ssize_t index
+    cdef Py_ssize_t held = 0
+    with nogil:
+        for index in range(segment.count):
+            if segment.slots[index].generation % 2 == 1 and held_since(&segment.slots[index]) >= 0:
+                held += 1
+    return held
+
+
+def generation_of(Segment segment not None, Py_ssize_t index):
+    """Return the slot's generation; odd when it has a tenant."""
+    return wdkm_load64(&segment.at(index).generation)
+
+
+def snapshot(Segment segment not None, Py_ssize_t index, uint64_t generation):
+    """Return the facts of a tenant, read without its lock, or None when its generation has moved on.
+
+    Each fact is right by itself, not all at one instant.
+    """
+    cdef wdkm_slot *slot = segment.at(index)
+    cdef uint32_t word = wdkm_lock_word(slot)
+    cdef uint64_t commit = wdkm_load64(&slot.commit)
+    state = "abandoned" if wdkm_word_abandoned(word) else "held" if wdkm_word_held(word) else "free"
+    result = Snapshot(
+        slot_name(slot), slot.kind, slot.type_code, slot.type_hash,
+        slot.label[:min(slot.label_length, WDKM_LABEL)].decode("utf-8", "replace"),
+        slot.length[commit & 1], (slot.data[0], slot.data[1]), state,
+        wdkm_load64(&slot.owner) if state != "free" else 0, held_for(slot),
+        (<uint64_t>slot.acquired_high << 32) + slot.acquired_low, slot.contended, slot.abandoned, slot.timeouts,
+        commit - slot.first_commit, slot.abandoned_pid,
+    )
+    return result if wdkm_load64(&slot.generation) == generation else None

@@ -1,0 +1,140 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The calling thread: who it is to other processes, and its IRQL.
+
+Kept in C thread-local storage, so that asking costs no call into Python. A fork gives the child's only thread a new
+serial: whatever remembers the old one knows that it was inherited, not acquired.
+"""
+
+import sys
+
+from cpython.dict cimport PyDict_Size
+from libc.stdint cimport uint32_t, uint64_t
+
+from ._slot cimport wdkm_thread
+from .errors import IrqlTooHigh
+
+cdef extern from *:
+    """
+    #include <sys/types.h>
+    static __thread wdkm_thread wdkm_me __attribute__((tls_model("initial-exec")));
+    static uint64_t wdkm_epoch = 1; /* raised by each fork, in the child */
+    static uint64_t wdkm_forks = 0; /* raised by each fork, on both sides */
+    static uint64_t wdkm_threads = 0;
+
+    static wdkm_thread *wdkm_setup(void) {
+        pid_t tid = (pid_t)syscall(SYS_gettid);
+        wdkm_me.owner = (uint64_t)(uint32_t)getpid() << 32 | (uint32_t)tid;
+        wdkm_me.serial = wdkm_epoch << 40 | (__atomic_add_fetch(&wdkm_threads, 1, __ATOMIC_RELAXED) & 0xffffffffffu);
+        return &wdkm_me;
+    }
+    static inline wdkm_thread *wdkm_self(void) {
+        return __builtin_expect(wdkm_me.serial != 0, 1) ? &wdkm_me : wdkm_setup();
+    }
+    static void wdkm_forked_parent(void) { ++wdkm_forks; }
+    static void wdkm_forked_child(void) {
+        ++wdkm_forks;
+        ++wdkm_epoch;
+        wdkm_me.serial = 0;
+        wdkm_me.fast_held = 0; /* the parent's thread holds them, not this one */
+    }
+    static int wdkm_watch_forks(void) { return pthread_atfork(NULL, wdkm_forked_parent, wdkm_forked_child); }
+    static inline uint64_t wdkm_current_epoch(void) { return wdkm_epoch; }
+    static inline uint64_t wdkm_fork_count(void) { return wdkm_forks; }
+    """
+    wdkm_thread *wdkm_self() nogil
+    int wdkm_watch_forks()
+    uint64_t wdkm_current_epoch() nogil
+    uint64_t wdkm_fork_count() nogil
+
+if wdkm_watch_forks():
+    raise MemoryError("pthread_atfork: no memory for a fork handler")
+
+cdef dict modules = sys.modules
+cdef Py_ssize_t modules_seen = -1
+cdef object asyncio_loop = None
+cdef object trio_running = None
+
+
+cdef wdkm_thread *thread_state() noexcept nogil:
+    return wdkm_self()
+
+
+cdef uint64_t fork_count() noexcept nogil:
+    return wdkm_fork_count()
+
+
+cdef bint before_fork(uint64_t serial) noexcept nogil:
+    return serial >> 40 != wdkm_current_epoch()
+
+
+cdef int find_event_loops() except -1:
+    """Learn which event loop libraries are imported. Called when the number of imported modules has changed."""
+    global modules_seen, asyncio_loop, trio_running
+    cdef Py_ssize_t seen = PyDict_Size(modules)
+    cdef object module = modules.get("_asyncio") or modules.get("asyncio.events")
+    asyncio_loop = getattr(module, "_get_running_loop", None)
+    module = modules.get("trio.lowlevel")
+    trio_running = None
+    if module is not None:
+        trio_running = getattr(module, "in_trio_run", None) or getattr(module, "current_trio_token", None)
+    modules_seen = seen
+    return 0
+
+
+cdef bint in_event_loop() except -1:
+    if PyDict_Size(modules) != modules_seen:
+        find_event_loops()
+    if asyncio_loop is not None and asyncio_loop() is not None:
+        return True
+    if trio_running is not None:
+        try:
+            return trio_running() is not False
+        except RuntimeError:  # current_trio_token() of a Trio without in_trio_run()
+            return False
+    return False
+
+
+cdef wdkm_thread *thread_at_level() except NULL:
+    cdef wdkm_thread *me = wdkm_self()
+    me.level = me.irql
+    if me.level < APC and me.fast_held > 0:
+        me.level = APC
+    if me.level < DISPATCH and in_event_loop():
+        me.level = DISPATCH
+    return me
+
+
+cdef int refuse_level(str operation, object name, int level, int limit) except -1:
+    where = "this thread runs an event loop" if level == DISPATCH and wdkm_self().irql < DISPATCH else (
+        f"this thread is at IRQL {level}"
+    )
+    raise IrqlTooHigh(
+        f"{operation} of {name or 'an anonymous mutex'}: {where}, and the operation is allowed up to IRQL {limit}; "
+        "use KMutex.try_lock(), do it in a worker thread, or lower the IRQL first",
+        name=name, operation=operation, level=level, limit=limit,
+    )
+
+
+def current_level():
+    """Return the effective IRQL of the calling thread as an int."""
+    return thread_at_level().level
+
+
+def raised_level():
+    """Return the level that raise_irql set for the calling thread, without what locks and event loops add."""
+    return wdkm_self().irql
+
+
+def set_raised_level(int level):
+    """Set the level that :func:`raised_level` returns; for :mod:`wdkmutex_shm.irql` only."""
+    wdkm_self().irql = level
+
+
+def thread_serial():
+    """Return a number that no other thread of this process, living or dead, and no forked child's thread has."""
+    return wdkm_self().serial
+
+
+def forks():
+    """Return how many times this process forked or was forked since this module was loaded."""
+    return fork_count()

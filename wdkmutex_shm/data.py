@@ -1,0 +1,192 @@
+"""Data segments: where a T lives that does not fit into its slot.
+
+A data segment is a header of 64 bytes and then the msgpack bytes of T. It belongs to the one buffer of the one slot
+that holds its id, is never made smaller (a reader may have it mapped), and is replaced rather than made larger.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+from . import identity, shm
+from ._segment import DATA_HEADER_BYTES, LAYOUT
+from .errors import LayoutMismatch, ProtocolError, SegmentRefused
+from .names import data_segment
+
+__all__ = [
+    "PUNCH_BYTES",
+    "DataHeader",
+    "capacity_for",
+    "check",
+    "create",
+    "discard",
+    "header_of",
+    "make",
+    "new_id",
+    "read",
+    "unlink",
+]
+
+#: A data segment of at least this capacity has its memory taken from under those who map it when it is discarded.
+PUNCH_BYTES = 1 << 20
+
+_MAGIC = 0x314154414D4B57
+_HEADER = struct.Struct("=QQQQQII16s")
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+class DataHeader(NamedTuple):
+    """The header of a data segment, as `slot.h` lays it out."""
+
+    magic: int
+    id: int
+    capacity: int
+    creator_start: int
+    pid_namespace: int
+    creator_pid: int
+    layout: int
+    boot_id: bytes
+
+
+def new_id() -> int:
+    """Return a random id for a data segment, never 0."""
+    return int.from_bytes(os.urandom(8), "little") | 1
+
+
+def capacity_for(length: int) -> int:
+    """Return the capacity in bytes to give a segment for ``length`` bytes: a quarter more, up to the end of a page."""
+    total = DATA_HEADER_BYTES + length + length // 4
+    return -(-total // _PAGE) * _PAGE - DATA_HEADER_BYTES
+
+
+def make(prefix: str, ident: int, capacity: int) -> int:
+    """Make the data segment ``ident`` with room for ``capacity`` bytes and return its file descriptor.
+
+    Raises:
+        PagedPoolAllocFailed: no room; nothing is left behind.
+    """
+    name = data_segment(prefix, ident)
+    fd = shm.create(name, DATA_HEADER_BYTES + capacity)
+    pid, start = identity.me()
+    header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    try:
+        os.pwrite(fd, header, 0)
+    except BaseException:
+        os.close(fd)
+        shm.unlink(name)
+        raise
+    return fd
+
+
+def create(prefix: str, payload: bytes) -> int:
+    """Make a data segment that holds ``payload`` and return its id; a daemon adopts it on registration.
+
+    Raises:
+        PagedPoolAllocFailed: no room; nothing is left behind.
+    """
+    ident = new_id()
+    fd = make(prefix, ident, capacity_for(len(payload)))
+    try:
+        view = memoryview(payload)
+        offset = DATA_HEADER_BYTES
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view = view[done:]
+            offset += done
+    except BaseException:
+        unlink(prefix, ident)
+        raise
+    finally:
+        os.close(fd)
+    return ident
+
+
+def header_of(name: str, fd: int) -> DataHeader:
+    """Read and check the header of an open data segment.
+
+    Raises:
+        LayoutMismatch: it is too short, or not a data segment of this layout.
+    """
+    raw = os.pread(fd, _HEADER.size, 0)
+    if len(raw) < _HEADER.size:
+        raise LayoutMismatch(f"data segment {name} has no header", name=name, field="size", found=len(raw))
+    header = DataHeader(*_HEADER.unpack(raw))
+    for field, found, expected in (("magic", header.magic, _MAGIC), ("layout", header.layout, LAYOUT)):
+        if found != expected:
+            raise LayoutMismatch(
+                f"data segment {name}: {field} is {found:#x}, not {expected:#x}",
+                name=name,
+                field=field,
+                found=found,
+                expected=expected,
+            )
+    return header
+
+
+def check(prefix: str, ident: int, length: int) -> None:
+    """Check that the data segment ``ident`` exists, is ours, and has room for ``length`` bytes.
+
+    Raises:
+        ProtocolError: it does not exist, is of another layout, or is smaller than that.
+        SegmentRefused: it belongs to another user.
+    """
+    name = data_segment(prefix, ident)
+    try:
+        fd = shm.open_segment(name)
+    except FileNotFoundError:
+        raise ProtocolError(f"data segment {name} does not exist", name=name) from None
+    try:
+        header = header_of(name, fd)
+        size = os.fstat(fd).st_size
+    except LayoutMismatch as error:
+        raise ProtocolError(str(error), name=name) from None
+    finally:
+        os.close(fd)
+    if header.id != ident or not 0 <= length <= header.capacity or size < DATA_HEADER_BYTES + header.capacity:
+        raise ProtocolError(f"data segment {name} cannot hold the {length} bytes that it is said to hold", name=name)
+
+
+def read(prefix: str, ident: int, length: int) -> bytes | None:
+    """Return the first ``length`` bytes of T in a data segment without mapping it, or None if it is gone or shorter."""
+    try:
+        fd = shm.open_segment(data_segment(prefix, ident))
+    except FileNotFoundError:
+        return None
+    try:
+        if os.fstat(fd).st_size < DATA_HEADER_BYTES + length:
+            return None
+        raw = os.pread(fd, length, DATA_HEADER_BYTES)
+        while len(raw) < length:
+            more = os.pread(fd, length - len(raw), DATA_HEADER_BYTES + len(raw))
+            if not more:
+                return None
+            raw += more
+        return raw
+    finally:
+        os.close(fd)
+
+
+def unlink(prefix: str, ident: int) -> bool:
+    """Remove the name of a data segment. Tells whether it was there."""
+    return shm.unlink(data_segment(prefix, ident))
+
+
+def discard(prefix: str, ident: int) -> None:
+    """Remove a data segment that no buffer means any more and give its memory back, even where it is still mapped.
+
+    Its first page stays until the last mapping goes, so that a reader who is late reads a header, not a fault.
+    """
+    name = data_segment(prefix, ident)
+    try:
+        fd = shm.open_segment(name)
+    except (FileNotFoundError, SegmentRefused):
+        return
+    try:
+        size = os.fstat(fd).st_size
+        shm.unlink(name)
+        if size >= PUNCH_BYTES:
+            shm.punch(fd, _PAGE, size - _PAGE)
+    finally:
+        os.close(fd)

@@ -1,0 +1,255 @@
+"""Every error that this package raises.
+
+Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory,
+:class:`GrtError` for names and the daemon. Where a built-in exception means the same, the class also
+derives from it, so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
+
+Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
+it can cross from a pool worker to its parent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AlreadyOwned",
+    "DaemonError",
+    "DaemonUnavailable",
+    "DowncastError",
+    "DriverMutexError",
+    "GrtAlreadyExists",
+    "GrtError",
+    "GrtIsEmpty",
+    "GrtIsNull",
+    "InvalidName",
+    "IrqlNotAPCLevel",
+    "IrqlTooHigh",
+    "KeyExists",
+    "KeyNotFound",
+    "LayoutMismatch",
+    "LockTimeout",
+    "MutexBusy",
+    "MutexDamaged",
+    "MutexDestroyed",
+    "NotOwned",
+    "PagedPoolAllocFailed",
+    "ProtocolError",
+    "RuntimeFolderRefused",
+    "SegmentRefused",
+    "WdkMutexError",
+]
+
+
+def _rebuild(cls: type[WdkMutexError], message: str, facts: dict[str, Any]) -> WdkMutexError:
+    return cls(message, **facts)
+
+
+class WdkMutexError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        name: the mutex, segment, instance or path that the error is about, if it has a name.
+        facts: all attributes of this error as a dict.
+    """
+
+    name: str | None = None
+    facts: dict[str, Any]
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.facts = facts
+        for key, value in facts.items():
+            setattr(self, key, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args[0] if self.args else "", self.facts)
+
+
+class DriverMutexError(WdkMutexError):
+    """Base of the errors of one mutex or of the memory that it lives in.
+
+    Attributes:
+        owner_pid: process that holds (or held) the lock, if that is known.
+        owner_tid: its thread (Linux thread id).
+    """
+
+    owner_pid: int | None = None
+    owner_tid: int | None = None
+
+
+class IrqlTooHigh(DriverMutexError):
+    """The thread runs at an IRQL at which this operation is not allowed.
+
+    Attributes:
+        level: the thread's level.
+        limit: the highest level at which the operation is allowed.
+        operation: the operation that was refused.
+    """
+
+    level: int | None = None
+    limit: int | None = None
+    operation: str | None = None
+
+
+class IrqlNotAPCLevel(DriverMutexError):
+    """A FastMutex is released with ``drop_safe`` at another level than APC.
+
+    Attributes:
+        level: the thread's level.
+        operation: the operation that was refused.
+    """
+
+    level: int | None = None
+    operation: str | None = None
+
+
+class PagedPoolAllocFailed(DriverMutexError, MemoryError):
+    """Shared memory, or what is needed to map it, could not be had; what was there before still stands.
+
+    Attributes:
+        requested: bytes that were asked for.
+        errno: the reason of the operating system (``ENOSPC``, ``EMFILE``, ...).
+    """
+
+    requested: int | None = None
+    errno: int | None = None
+
+
+class LockTimeout(DriverMutexError, TimeoutError):
+    """The lock was not had in time.
+
+    Attributes:
+        timeout: seconds that were allowed.
+        held_for: seconds that the present owner has held it, at least.
+    """
+
+    timeout: float | None = None
+    held_for: float | None = None
+
+
+class AlreadyOwned(DriverMutexError, RuntimeError):
+    """The calling thread holds this FastMutex already; waiting for it would never end."""
+
+
+class NotOwned(DriverMutexError, RuntimeError):
+    """The calling thread does not hold what it wants to use or release.
+
+    Raised by a guard after its release, in another thread than its holder, or in a forked child.
+    """
+
+
+class MutexBusy(DriverMutexError, RuntimeError):
+    """The operation consumes the mutex and cannot, because a lock on it is held."""
+
+
+class MutexDestroyed(DriverMutexError, RuntimeError):
+    """The mutex of this handle does not exist any more: destroyed, overwritten, unregistered or moved out."""
+
+
+class MutexDamaged(DriverMutexError):
+    """The bytes in shared memory are not what this package wrote there."""
+
+
+class LayoutMismatch(DriverMutexError):
+    """The segment was made by another layout version, C library, word size, boot or pid namespace.
+
+    Attributes:
+        field: what differs.
+        found: the segment's value.
+        expected: ours.
+    """
+
+    field: str | None = None
+    found: Any = None
+    expected: Any = None
+
+
+class SegmentRefused(DriverMutexError, PermissionError):
+    """A segment of that name exists and is not ours to use.
+
+    Attributes:
+        owner_uid: the user who owns it.
+    """
+
+    owner_uid: int | None = None
+
+    __str__ = Exception.__str__
+
+
+class GrtError(WdkMutexError):
+    """Base of the errors of names and of the daemon.
+
+    Attributes:
+        instance: the instance of the Grt that was asked.
+    """
+
+    instance: str | None = None
+
+
+class GrtAlreadyExists(GrtError, RuntimeError):
+    """``Grt.init`` was called a second time in this process."""
+
+
+class GrtIsNull(GrtError, RuntimeError):
+    """There is no Grt: none was started, or it was destroyed."""
+
+
+class GrtIsEmpty(GrtError, LookupError):
+    """A name was looked up in a Grt that holds no mutex at all."""
+
+
+class KeyExists(GrtError, LookupError):
+    """The name is taken and the registration was a checked one."""
+
+
+class KeyNotFound(GrtError, LookupError):
+    """No mutex has that name."""
+
+
+class DowncastError(GrtError, TypeError):
+    """The mutex is of another kind, or protects another T, than was asked for.
+
+    Attributes:
+        found: what is registered.
+        wanted: what was asked for.
+    """
+
+    found: str | None = None
+    wanted: str | None = None
+
+
+class InvalidName(GrtError, ValueError):
+    """A name that no mutex, or no instance, can have."""
+
+
+class DaemonError(GrtError):
+    """Base of the errors between a process and the daemon."""
+
+
+class DaemonUnavailable(DaemonError, ConnectionError):
+    """The daemon of the instance does not answer. Mutexes that this process has already go on working.
+
+    Attributes:
+        path: the socket that was tried.
+    """
+
+    path: str | None = None
+
+    __str__ = Exception.__str__
+
+
+class ProtocolError(DaemonError):
+    """A frame or message that the protocol does not allow."""
+
+
+class RuntimeFolderRefused(DaemonError, PermissionError):
+    """The folder for sockets is not safe to use: another owner, other permissions, a link, or a path too long.
+
+    Attributes:
+        path: the folder or socket path.
+    """
+
+    path: str | None = None
+
+    __str__ = Exception.__str__

@@ -1,0 +1,196 @@
+"""Handles made, handed over, and consumed: the parts of a mutex's life that are not hot."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import _tenant
+from ._segment import SLOT_BYTES, Segment
+from .errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
+from .names import KIND_BOX, KIND_FAST, KIND_K, KIND_SECTION, KIND_WORDS
+from .pool import SlotRef, data_bytes, info_of
+from .types import SECTION, UNSET, Codec, codec_for, codec_of_tag
+
+if TYPE_CHECKING:
+    from ._mutex import FastMutex, KMutex
+    from ._section import CriticalSection
+    from ._tenant import Snapshot
+    from .box import Box
+
+__all__ = ["Statistics", "attach"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts of one mutex since it was made; see ``statistics()``.
+
+    Attributes:
+        acquisitions: how often the lock was had. contended: how often after waiting for it.
+        abandoned: how often its holder died. timeouts: how many waits ended without it.
+        commits: how often T was published. value_bytes: T's msgpack form.
+        pool_bytes: shared memory that the mutex takes.
+    """
+
+    acquisitions: int
+    contended: int
+    abandoned: int
+    timeouts: int
+    commits: int
+    value_bytes: int
+    pool_bytes: int
+
+
+def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
+    """Return the :class:`Statistics` of a slot's snapshot."""
+    return Statistics(
+        acquisitions=facts.acquisitions,
+        contended=facts.contended,
+        abandoned=facts.abandoned,
+        timeouts=facts.timeouts,
+        commits=facts.commits,
+        value_bytes=facts.value_bytes,
+        pool_bytes=SLOT_BYTES + data_bytes(prefix, facts.data_ids),
+    )
+
+
+def portable_type(codec: Codec) -> Any:
+    """Return T for pickling: the type, or UNSET where the slot itself says enough."""
+    return codec.type if codec.code == 9 else None
+
+
+def create_anonymous(mutex: Any, kind: int, value: Any, type_: Any) -> None:
+    """Make an anonymous mutex and bind the new handle ``mutex`` to it."""
+    from . import private
+
+    codec = codec_for(value, type_)
+    pool, ref = private.allocate(kind, codec.tag, codec.encode(value))
+    mutex._bind(pool._by_name[ref.segment], ref.slot, ref.generation, codec, pool)
+
+
+def create_anonymous_section(section: CriticalSection) -> None:
+    """Make an anonymous critical section and bind the new handle to it."""
+    from . import private
+
+    pool, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
+    section._bind(pool._by_name[ref.segment], ref.slot, ref.generation, SECTION, pool)
+
+
+def _destroyed(name: str) -> MutexDestroyed:
+    return MutexDestroyed(f"mutex {name!r} was destroyed, overwritten, unregistered or moved out", name=name)
+
+
+def _map(segment: str, prefix: str, nonce: int) -> Segment:
+    """Map a pool segment; one of a private pool with the shared flock that keeps sweeps away."""
+    private = ".@" in prefix
+    mapped = Segment.attach(segment, prefix, nonce, private)
+    if private and mapped.descriptor >= 0:
+        fcntl.flock(mapped.descriptor, fcntl.LOCK_SH)
+    return mapped
+
+
+def attach(
+    ref: SlotRef,
+    kind: int,
+    type: Any = UNSET,
+    name: str = "",
+) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
+    """Return a handle to the mutex at ``ref``, mapping its segment if this process has not yet.
+
+    Args:
+        kind: what the caller takes it for. type: T the caller expects; unset, whatever it is.
+
+    Raises:
+        DowncastError: it is of another kind or T. MutexDestroyed: it is gone.
+        LayoutMismatch, SegmentRefused: its segment cannot be used.
+    """
+    from ._mutex import FastMutex, KMutex
+    from ._section import CriticalSection
+
+    prefix = ref.segment[: ref.segment.rindex(".")]
+    try:
+        segment = _map(ref.segment, prefix, ref.nonce)
+    except FileNotFoundError:
+        raise _destroyed(name) from None
+    facts = _tenant.snapshot(segment, ref.slot, ref.generation)
+    if facts is None:
+        raise _destroyed(name)
+    if facts.kind != kind:
+        found, wanted = KIND_WORDS.get(facts.kind, "?"), KIND_WORDS.get(kind, "?")
+        raise DowncastError(f"{name!r} is a mutex of kind {found}, not {wanted}", name=name, found=found, wanted=wanted)
+    codec = codec_of_tag((facts.type_code, facts.type_hash, facts.label.encode()), type, name)
+    classes: dict[int, Any] = {KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection}
+    cls = classes[kind]
+    handle = cls.__new__(cls)
+    handle._bind(segment, ref.slot, ref.generation, codec)
+    return handle  # type: ignore[no-any-return]
+
+
+def rebuild(
+    segment: str, prefix: str, nonce: int, slot: int, generation: int, kind: int, type_: Any
+) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
+    """Unpickle a handle."""
+    return attach(SlotRef(segment, nonce, slot, generation), kind, UNSET if type_ is None else type_)
+
+
+def read_or_none(mutex: Any) -> Any:
+    """Return T as committed, None where it cannot be read; for the holder of the lock."""
+    try:
+        return mutex._committed()
+    except MutexDamaged:
+        return None
+
+
+def consume(mutex: Any, box_codec: Codec | None) -> Any:
+    """``to_owned`` and ``to_owned_box``: take T out under the lock, then end the tenancy."""
+    name = mutex.name
+    guard = mutex.try_lock()
+    if guard is None:
+        info = info_of(_map_of(mutex), mutex.slot_index, mutex.generation)
+        raise MutexBusy(
+            f"mutex {name!r} cannot be consumed: its lock is held"
+            + (f" by process {info.owner_pid}" if info and info.owner_pid else "")
+            + "; T stands",
+            name=name,
+            owner_pid=info.owner_pid if info else None,
+            owner_tid=info.owner_tid if info else None,
+        )
+    with guard:
+        if guard.is_inner:
+            raise AlreadyOwned(f"mutex {name!r} cannot be consumed: this thread holds its lock", name=name)
+        taken: Any = mutex._committed() if box_codec is None else box_of(mutex._committed_bytes(), box_codec)
+        try:
+            _end_tenancy(mutex, name)
+        except BaseException:
+            if box_codec is not None:
+                taken.close()
+            raise
+    mutex._collect()
+    return taken
+
+
+def _map_of(mutex: Any) -> Segment:
+    return _map(mutex.segment, mutex.segment[: mutex.segment.rindex(".")], mutex.nonce)
+
+
+def _end_tenancy(mutex: Any, name: str) -> None:
+    prefix: str = mutex.segment[: mutex.segment.rindex(".")]
+    instance = prefix.rpartition(".")[2]
+    if ".@" not in prefix:
+        from .grt import unregister_slot
+
+        unregister_slot(instance, name, mutex.generation)
+    elif not mutex._vacate():
+        raise _destroyed(name)
+
+
+def box_of(payload: Sequence[int] | bytes, codec: Codec) -> Box[Any]:
+    """Put the msgpack bytes of a T into a box in this process's private pool."""
+    from . import private
+    from .box import Box
+
+    raw = bytes(payload)
+    pool, ref = private.allocate(KIND_BOX, codec.tag, raw)
+    return Box._own(pool, pool._by_name[ref.segment], ref.slot, ref.generation, codec)

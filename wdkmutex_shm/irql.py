@@ -1,0 +1,84 @@
+"""The interrupt request level of a thread: what it may do now.
+
+As in a Windows kernel driver, a thread has a level, and operations are allowed only up to one:
+
+========  =====  ==============================================================================
+level     value  here
+========  =====  ==============================================================================
+PASSIVE       0  the normal level
+APC           1  a FastMutex is held
+DISPATCH      2  the thread must not block: code in an asyncio or Trio event loop, or told so
+========  =====  ==============================================================================
+
+Creating: KMutex at any level, FastMutex up to DISPATCH. A blocking lock of any kind: up to APC. A lock that does not
+wait: KMutex and CriticalSection up to DISPATCH, FastMutex up to APC. See the remarks on IRQL of
+KeWaitForSingleObject, ExAcquireFastMutex and ExTryToAcquireFastMutex in the Windows driver documentation.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from types import TracebackType
+
+from ._thread import current_level, raised_level, set_raised_level, thread_serial
+from .errors import IrqlTooHigh, NotOwned
+
+__all__ = ["Irql", "current_irql", "raise_irql"]
+
+_HIGHEST = 15
+
+
+class Irql(IntEnum):
+    """The levels that mean something here. Any int from 0 to 15 is a level."""
+
+    PASSIVE = 0
+    APC = 1
+    DISPATCH = 2
+
+
+def current_irql() -> int:
+    """Return the effective level of the calling thread: the raised level, APC while it holds a FastMutex, DISPATCH
+    inside an event loop; the highest of those that apply. Equals a member of :class:`Irql` up to 2.
+    """
+    level = current_level()
+    return Irql(level) if level <= Irql.DISPATCH else level
+
+
+class raise_irql:  # noqa: N801 - reads as the routine that it stands for
+    """Context manager that raises the calling thread's level (KeRaiseIrql) and lowers it again (KeLowerIrql).
+
+    Args:
+        level: the new level, from the current one up to 15.
+
+    Raises:
+        ValueError: ``level`` is not between 0 and 15.
+        IrqlTooHigh: the thread is at a higher level already (when entered).
+        NotOwned: entered in one thread and left in another.
+    """
+
+    def __init__(self, level: int) -> None:
+        if not 0 <= level <= _HIGHEST:
+            raise ValueError(f"an IRQL is between 0 and {_HIGHEST}, not {level}")
+        self.level = int(level)
+        self._saved: list[tuple[int, int]] = []
+
+    def __enter__(self) -> raise_irql:
+        current = current_level()
+        if self.level < current:
+            raise IrqlTooHigh(
+                f"cannot raise the IRQL to {self.level}: the thread is at {current} already",
+                operation="raise_irql",
+                level=current,
+                limit=self.level,
+            )
+        self._saved.append((thread_serial(), raised_level()))
+        set_raised_level(self.level)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        serial, level = self._saved.pop()
+        if serial != thread_serial():
+            raise NotOwned("raise_irql was entered in another thread (or before a fork); that thread's level stands")
+        set_raised_level(level)

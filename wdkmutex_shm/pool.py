@@ -1,0 +1,339 @@
+"""A pool: the segments of one allocator, and the life of the slots in them.
+
+There is one writer per pool: the daemon for an instance, each process for its anonymous mutexes. Whatever a pool knows
+it can learn again from its segments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import _tenant, data, shm
+from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
+from .errors import LayoutMismatch, PagedPoolAllocFailed
+from .names import KIND_WORDS, data_segment, pool_segment
+from .types import TypeTag
+
+__all__ = ["Pool", "PoolStats", "SlotInfo", "SlotRef"]
+
+_MOST_SLOTS = 16384
+
+
+class SlotRef(NamedTuple):
+    """Which tenant of which slot: all that a process needs to attach to a mutex.
+
+    Attributes:
+        segment: name of the pool segment. nonce: which segment of that name.
+        slot: number of the slot in it. generation: which tenant of the slot.
+    """
+
+    segment: str
+    nonce: int
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class SlotInfo:
+    """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
+
+    Attributes:
+        name, kind, label: the mutex's name, kind (``fast``, ``k``, ``section``) and T.
+        value_bytes: bytes of T in msgpack form. pool_bytes: shared memory that the mutex takes.
+        state: ``free``, ``held`` or ``abandoned`` (its holder died and nobody took it over yet).
+        owner_pid, owner_tid: the holder. held_for: seconds since the hold was first seen, a lower bound.
+        acquisitions, contended, abandoned, timeouts, commits: counts since registration.
+        abandoned_pid: the last holder that died. segment, slot, generation: where it lives.
+    """
+
+    name: str
+    kind: str
+    label: str
+    value_bytes: int
+    pool_bytes: int
+    state: str
+    owner_pid: int | None
+    owner_tid: int | None
+    held_for: float | None
+    acquisitions: int
+    contended: int
+    abandoned: int
+    timeouts: int
+    commits: int
+    abandoned_pid: int | None
+    segment: str
+    slot: int
+    generation: int
+
+
+class PoolStats(NamedTuple):
+    """Totals of a pool: segments, slots in them, slots in use and in quarantine, bytes of segments and of data."""
+
+    segments: int
+    slots: int
+    used: int
+    quarantined: int
+    pool_bytes: int
+    data_bytes: int
+
+
+def data_bytes(prefix: str, idents: tuple[int, ...]) -> int:
+    """Return the bytes of shared memory behind the data segments ``idents``."""
+    total = 0
+    for ident in idents:
+        if ident:
+            try:
+                total += os.stat(shm.FOLDER + data_segment(prefix, ident)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
+    """Return the :class:`SlotInfo` of a tenant, or None when its generation has moved on."""
+    facts = _tenant.snapshot(segment, slot, generation)
+    if facts is None:
+        return None
+    owner, dead = facts.owner, facts.abandoned_pid
+    return SlotInfo(
+        name=facts.name,
+        kind=KIND_WORDS.get(facts.kind, f"kind {facts.kind}"),
+        label=facts.label,
+        value_bytes=facts.value_bytes,
+        pool_bytes=SLOT_BYTES + data_bytes(segment.prefix, facts.data_ids),
+        state=facts.state,
+        owner_pid=owner >> 32 or None,
+        owner_tid=owner & 0xFFFFFFFF or None,
+        held_for=facts.held_for,
+        acquisitions=facts.acquisitions,
+        contended=facts.contended,
+        abandoned=facts.abandoned,
+        timeouts=facts.timeouts,
+        commits=facts.commits,
+        abandoned_pid=dead or None,
+        segment=segment.name,
+        slot=slot,
+        generation=generation,
+    )
+
+
+class Pool:
+    """The allocator of one pool. Not thread-safe by itself; the daemon is single-threaded, the private pool locks.
+
+    Attributes:
+        prefix: what the names of its segments begin with.
+        segments: the pool segments by number.
+    """
+
+    def __init__(self, prefix: str, *, first_slots: int = 1024, keep_open: bool = False) -> None:
+        """Start with no segment at all; :meth:`open` is the usual way in."""
+        self.prefix = prefix
+        self.segments: list[Segment] = []
+        self._by_name: dict[str, Segment] = {}
+        self._first_slots = first_slots
+        self._keep_open = keep_open
+        self._free: list[tuple[Segment, int]] = []
+        self._quarantine: list[tuple[Segment, int]] = []
+        self._used = 0
+
+    @classmethod
+    def open(cls, prefix: str, *, create: bool = True) -> Pool:
+        """Recover the pool at ``prefix`` from its segments; make its first segment if there is none and ``create``.
+
+        A segment that its maker did not live to publish is removed. A pool whose destruction was begun is destroyed
+        to its end first.
+
+        Raises:
+            FileNotFoundError: there is no pool, and it was not to be made.
+            PagedPoolAllocFailed: no room. LayoutMismatch, SegmentRefused: its segments are not ours to use.
+        """
+        self = cls(prefix)
+        self._recover()
+        if self.segments and self.segments[0].destroyed:
+            self.destroy()
+        if not self.segments:
+            if not create:
+                raise FileNotFoundError(f"there is no pool at {prefix}")
+            self._grow()
+        return self
+
+    def _recover(self) -> None:
+        names = {name for name in shm.listing(self.prefix + ".p") if name[len(self.prefix) + 2 :].isdigit()}
+        number = 0
+        while (name := pool_segment(self.prefix, number)) in names:
+            try:
+                segment = Segment.attach(name, self.prefix)
+            except LayoutMismatch as error:
+                if error.field not in ("magic", "size") or (error.found not in (0, None) and error.field == "magic"):
+                    raise
+                # Its maker died before it published it; nobody can have a tenant in it.
+                shm.unlink(name)
+                break
+            self._add(segment)
+            number += 1
+        for segment in self.segments:
+            fresh, used = _tenant.vacant(segment)
+            self._free.extend((segment, index) for index in fresh)
+            self._quarantine.extend((segment, index) for index in used)
+            self._used += segment.count - len(fresh) - len(used)
+        self._reclaim()
+        if self.segments:
+            top = max((serial for _, _, serial in self.tenants()), default=0)
+            self.segments[0].raise_serial(top)
+
+    def _add(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self._by_name[segment.name] = segment
+
+    def _grow(self) -> None:
+        total = sum(segment.count for segment in self.segments)
+        slots = max(self._first_slots, min(_MOST_SLOTS, total))
+        while True:
+            name = pool_segment(self.prefix, len(self.segments))
+            try:
+                segment = Segment.create(name, self.prefix, slots, self._keep_open)
+                break
+            except PagedPoolAllocFailed:
+                # Where little is left, a smaller segment may still fit.
+                if slots <= 64:
+                    raise
+                slots = max(64, slots // 4)
+        self._add(segment)
+        self._free.extend((segment, index) for index in range(segment.count - 1, -1, -1))
+
+    def _reclaim(self) -> None:
+        still: list[tuple[Segment, int]] = []
+        for segment, index in self._quarantine:
+            if _tenant.reclaim(segment, index):
+                self._free.append((segment, index))
+            else:
+                still.append((segment, index))
+        self._quarantine = still
+
+    def allocate(
+        self, name: bytes, kind: int, tag: TypeTag, payload: bytes, data: tuple[int, int] | None = None
+    ) -> SlotRef:
+        """Make a mutex and return where it lives.
+
+        Args:
+            name: checked bytes of its name, empty for an anonymous one.
+            kind: one of ``names.KIND_*``. tag: T, as ``codec.tag``.
+            payload: T's msgpack bytes, at most ``names.INLINE_BYTES``, unless
+            data: (id, length) of the data segment that holds them, which the mutex then owns.
+
+        Raises:
+            PagedPoolAllocFailed: no room for another segment; nothing has changed.
+        """
+        if not self._free:
+            self._reclaim()
+        if not self._free:
+            self._grow()
+        segment, index = self._free[-1]
+        code, hashed, label = tag
+        ident, length = data or (0, 0)
+        serial = self.segments[0].take_serial()
+        generation = _tenant.occupy(segment, index, name, kind, code, hashed, label, payload, ident, length, serial)
+        self._free.pop()
+        self._used += 1
+        return SlotRef(segment.name, segment.nonce, index, generation)
+
+    def free(self, ref: SlotRef) -> bool:
+        """Destroy a mutex: handles to it raise MutexDestroyed from now on. False if it was destroyed already.
+
+        A slot whose lock is held goes into quarantine, and its memory is reused after the release.
+        """
+        segment = self._by_name.get(ref.segment)
+        if segment is None or segment.nonce != ref.nonce:
+            return False
+        return self.free_slot(segment, ref.slot, ref.generation)
+
+    def free_slot(self, segment: Segment, index: int, generation: int) -> bool:
+        """As :meth:`free`."""
+        if not _tenant.vacate(segment, index, generation):
+            return False
+        self._used -= 1
+        if _tenant.reclaim(segment, index):
+            self._free.append((segment, index))
+        else:
+            self._quarantine.append((segment, index))
+        return True
+
+    def note_freed(self, segment: Segment, index: int) -> None:
+        """Take back a slot whose tenancy its own holder ended; it is reclaimed when next needed."""
+        self._used -= 1
+        self._quarantine.append((segment, index))
+
+    def tenants(self) -> Iterator[tuple[bytes, SlotRef, int]]:
+        """Yield (name, where, serial) of every mutex in the pool."""
+        for segment in self.segments:
+            for index, generation, serial, name in _tenant.tenants(segment):
+                yield name, SlotRef(segment.name, segment.nonce, index, generation), serial
+
+    def info(self, ref: SlotRef) -> SlotInfo | None:
+        """Return what the mutex tells without its lock, or None when it is gone."""
+        segment = self._by_name.get(ref.segment)
+        if segment is None or segment.nonce != ref.nonce:
+            return None
+        return info_of(segment, ref.slot, ref.generation)
+
+    def look(self) -> int:
+        """Housekeeping: reclaim what left quarantine, stamp the locks that are held. Returns slots in quarantine."""
+        self._reclaim()
+        for segment in self.segments:
+            _tenant.stamp(segment)
+        return len(self._quarantine)
+
+    def references(self) -> set[int]:
+        """Return the ids of the data segments that belong to mutexes of the pool."""
+        found: set[int] = set()
+        for segment in self.segments:
+            found |= _tenant.references(segment)
+        return found
+
+    def stats(self) -> PoolStats:
+        """Return the pool's totals."""
+        return PoolStats(
+            segments=len(self.segments),
+            slots=sum(segment.count for segment in self.segments),
+            used=self._used,
+            quarantined=len(self._quarantine),
+            pool_bytes=sum(HEADER_BYTES + segment.count * SLOT_BYTES for segment in self.segments),
+            data_bytes=data_bytes(self.prefix, tuple(self.references())),
+        )
+
+    def destroy(self) -> int:
+        """Destroy every mutex and remove every segment of the pool. Returns how many mutexes there were.
+
+        Killed half-way, the next :meth:`open` goes on with it.
+        """
+        if not self.segments:
+            return 0
+        self.segments[0].flag_destroyed()
+        destroyed = 0
+        for _, ref, _ in self.tenants():
+            destroyed += self.free(ref)
+        for name in shm.listing(self.prefix + ".d"):
+            data.discard(self.prefix, int(name[len(self.prefix) + 2 :], 16))
+        for segment in reversed(self.segments):
+            shm.unlink(segment.name)
+        self.segments.clear()
+        self._by_name.clear()
+        self._free.clear()
+        self._quarantine.clear()
+        self._used = 0
+        return destroyed
+
+    def set_server(self, pid: int, socket_path: str) -> None:
+        """Note in the pool who serves it and where, for clients with another runtime folder."""
+        self.segments[0].set_server(pid, os.fsencode(socket_path))
+
+    @staticmethod
+    def server_of(prefix: str) -> tuple[int, str] | None:
+        """Return (pid, socket path) of the daemon that last served the pool, or None where there is no pool."""
+        try:
+            return Segment.attach(pool_segment(prefix, 0), prefix).server
+        except (FileNotFoundError, LayoutMismatch):
+            return None

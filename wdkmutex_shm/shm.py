@@ -1,0 +1,124 @@
+"""Named shared memory: made, opened, listed and removed through posix_ipc, and never trusted by name alone.
+
+See shm_open(3), posix_fallocate(3). All sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import posix_ipc
+
+from .errors import PagedPoolAllocFailed, SegmentRefused
+
+__all__ = ["FOLDER", "create", "free_bytes", "listing", "open_segment", "punch", "unlink"]
+
+#: Where Linux keeps POSIX shared memory (shm_overview(7)).
+FOLDER = "/dev/shm"
+
+_NO_ROOM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EDQUOT, errno.EFBIG}
+_REMEDY = {
+    errno.ENOSPC: "enlarge /dev/shm (docker: --shm-size; else: mount -o remount,size=...) or free segments in it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise fs.file-max",
+}
+
+
+def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
+    """Return the error for a segment for which there was no room, no descriptor or no address space."""
+    code = error.errno or 0
+    return PagedPoolAllocFailed(
+        f"shared memory segment {name}: {size} bytes could not be had ({os.strerror(code)}); "
+        + _REMEDY.get(code, "free memory and try again"),
+        name=name,
+        requested=size,
+        errno=code,
+    )
+
+
+def _open(name: str, flags: int, size: int) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
+    except posix_ipc.PermissionsError:
+        raise SegmentRefused(
+            f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name
+        ) from None
+    except posix_ipc.ExistentialError as error:
+        kind = FileExistsError if flags & posix_ipc.O_CREAT else FileNotFoundError
+        raise kind(str(error), name) from None
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise no_room(name, size, error) from None
+        raise
+
+
+def create(name: str, size: int) -> int:
+    """Make the segment ``name`` of ``size`` bytes, all of them reserved, and return its file descriptor.
+
+    Reserving first means that writing to the segment can never raise SIGBUS.
+
+    Raises:
+        FileExistsError: the name is taken.
+        PagedPoolAllocFailed: there is no room (or no descriptor); nothing is left behind.
+        SegmentRefused: the name is taken by another user.
+    """
+    fd = _open(name, posix_ipc.O_CREX, size)
+    try:
+        os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
+        os.posix_fallocate(fd, 0, size)
+    except BaseException as error:
+        os.close(fd)
+        unlink(name)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise no_room(name, size, error) from None
+        raise
+    return fd
+
+
+def open_segment(name: str) -> int:
+    """Open the segment ``name`` for reading and writing and return its file descriptor.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SegmentRefused: it is not owned by the effective user.
+        PagedPoolAllocFailed: no descriptor is free.
+    """
+    fd = _open(name, 0, 0)
+    owner = os.fstat(fd).st_uid
+    if owner != os.geteuid():
+        os.close(fd)
+        raise SegmentRefused(
+            f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
+            name=name,
+            owner_uid=owner,
+        )
+    return fd
+
+
+def unlink(name: str) -> bool:
+    """Remove the name of a segment; its memory goes when the last mapping goes. Tells whether it was there."""
+    try:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return False
+    return True
+
+
+def listing(prefix: str) -> list[str]:
+    """Return the names of all segments that begin with ``prefix``, sorted (POSIX has no call for this)."""
+    start = prefix.lstrip("/")
+    return sorted("/" + entry for entry in os.listdir(FOLDER) if entry.startswith(start))
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Give the memory of a range back at once, even while others have it mapped (fallocate(2), PUNCH_HOLE)."""
+    from ._segment import punch_hole
+
+    punch_hole(fd, offset, length)
+
+
+def free_bytes() -> int:
+    """Return the bytes that are free in ``/dev/shm``."""
+    status = os.statvfs(FOLDER)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,128 @@
+"""Removal of what dead processes left in shared memory, on proof of death only.
+
+A private pool is dead when its maker is (by pid, start time, boot and pid namespace) and nobody holds the shared
+flock(2) that everyone who uses the pool keeps on its segments. Without either proof it stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+
+from . import data, identity, shm
+from ._segment import Segment
+from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
+from .names import data_segment, user_prefix
+from .pool import Pool
+
+__all__ = ["dead_private_pools", "leave_private_pool", "orphan_data"]
+
+_PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[pd]")
+_ORPHAN_AGE = 60.0
+
+
+def _private_prefixes() -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for name in shm.listing(user_prefix() + "@"):
+        match = _PRIVATE.match(name)
+        if match:
+            found[name[: match.end() - 2]] = (int(match[1]), int(match[2]))
+    return found
+
+
+def _ours(fd: int) -> bool:
+    return os.fstat(fd).st_uid == os.geteuid()
+
+
+def _comparable(name: str, fd: int) -> bool:
+    """Whether the pids in a segment are of processes that we can see: this boot and pid namespace, or unpublished."""
+    if ".d" in name[-18:]:
+        try:
+            header = data.header_of(name, fd)
+        except LayoutMismatch:
+            return True
+        return header.boot_id == identity.boot_id() and header.pid_namespace == identity.pid_namespace()
+    try:
+        Segment.attach(name, name[: name.rindex(".")])
+    except LayoutMismatch as error:
+        return error.field in ("magic", "size")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove(names: list[str]) -> list[str]:
+    """Remove the segments of one dead private pool if nobody has any of them flocked."""
+    opened: list[tuple[str, int]] = []
+    try:
+        for name in names:
+            fd = shm.open_segment(name)
+            opened.append((name, fd))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _comparable(name, fd):
+                return []
+    except (BlockingIOError, FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
+        return []
+    else:
+        return [name for name, _ in opened if shm.unlink(name)]
+    finally:
+        for _, fd in opened:
+            os.close(fd)
+
+
+def dead_private_pools() -> list[str]:
+    """Remove the private pools of dead processes that nobody uses. Returns the names of the segments removed."""
+    removed: list[str] = []
+    for prefix, (pid, start) in _private_prefixes().items():
+        if identity.is_dead(pid, start):
+            removed += _remove(shm.listing(prefix + "."))
+    return removed
+
+
+def leave_private_pool(pool: Pool) -> None:
+    """Remove the calling process's own pool if nobody else uses it. Its maker is about to end."""
+    for segment in pool.segments:
+        fcntl.flock(segment.descriptor, fcntl.LOCK_UN)
+    if not _remove(shm.listing(pool.prefix + ".")):
+        for segment in pool.segments:
+            fcntl.flock(segment.descriptor, fcntl.LOCK_SH)
+
+
+def orphan_data(pool: Pool) -> list[str]:
+    """Remove the data segments of an instance that belong to no mutex and whose maker is dead. Returns their names.
+
+    What a client made for a registration, or a holder for a commit, that never came about. For the daemon only.
+    """
+    removed: list[str] = []
+    names = shm.listing(pool.prefix + ".d")
+    if not names:
+        return removed
+    references = pool.references()
+    for name in names:
+        ident = int(name.rpartition(".d")[2], 16)
+        if ident in references or name != data_segment(pool.prefix, ident):
+            continue
+        try:
+            fd = shm.open_segment(name)
+        except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
+            continue
+        try:
+            if _maker_is_dead(name, fd) and shm.unlink(name):
+                removed.append(name)
+        finally:
+            os.close(fd)
+    return removed
+
+
+def _maker_is_dead(name: str, fd: int) -> bool:
+    try:
+        header = data.header_of(name, fd)
+    except LayoutMismatch:
+        # Its maker was killed before it wrote the header; give a live one a minute for that.
+        import time
+
+        return time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
+    if (header.boot_id, header.pid_namespace) != (identity.boot_id(), identity.pid_namespace()):
+        return False
+    return identity.is_dead(header.creator_pid, header.creator_start)

@@ -1,0 +1,199 @@
+"""Which T a mutex protects: from ``type(v)`` or ``type=``, to the codec that checks, writes and reads it.
+
+=========================================================  =====================================================
+T                                                          written and read by
+=========================================================  =====================================================
+int (64 bits), float, bool, None, str, bytes               the core
+list, dict, any (``type=None``)                            msgpack, strictly: what comes back equals what was set
+tuple, dataclass, msgspec.Struct, TypedDict, datetime,     msgspec, validated against T
+UUID, Decimal, Enum, ``list[int]``, ``int | None``, ...
+=========================================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import msgpack
+
+from ._codec import Codec
+from .errors import DowncastError
+
+__all__ = ["ANY", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
+
+
+class Unset:
+    """The type of :data:`UNSET`: nothing was passed, not even None."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+#: (code, hash, label) of T as a slot records it.
+TypeTag = tuple[int, int, bytes]
+
+_T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
+_SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
+_NEVER = (set, frozenset, bytearray, memoryview, complex, object, type)
+_HINT = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, and list and dict of those"
+
+
+def _pack(value: Any) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True)
+        return packed
+    except TypeError as error:
+        raise TypeError(
+            f"{error}: {_HINT} (a tuple would come back as a list, so it is refused); "
+            "for other types make the mutex with type=T"
+        ) from None
+    except OverflowError as error:
+        raise OverflowError(f"{error}: msgpack holds ints of 64 bits") from None
+
+
+def _unpack(raw: bytes) -> Any:
+    return msgpack.unpackb(raw, raw=False, strict_map_key=False)
+
+
+def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
+    return Codec(code, code, label.encode(), kind, pack=_pack, unpack=_unpack, mutable=mutable)
+
+
+#: T is whatever msgpack holds.
+ANY = _plain(_T_ANY, "any", None, mutable=True)
+#: There is no T.
+SECTION = Codec(_T_SECTION, _T_SECTION, b"-", None)
+
+_PLAIN: dict[Any, Codec] = {
+    kind: _plain(code, "None" if kind is type(None) else kind.__name__, kind, mutable=False)
+    for kind, code in _SCALARS.items()
+}
+_PLAIN[list] = _plain(_T_LIST, "list", list, mutable=True)
+_PLAIN[dict] = _plain(_T_DICT, "dict", dict, mutable=True)
+
+
+def _full_name(kind: Any) -> str:
+    """Return a name for T that is the same in every process, also in one that spawn started."""
+    arguments = typing.get_args(kind)
+    if arguments:
+        origin = typing.get_origin(kind)
+        joined = ", ".join(_full_name(argument) for argument in arguments)
+        return f"{_full_name(origin)}[{joined}]"
+    if not isinstance(kind, type):
+        return repr(kind)
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
+    return f"{module}.{kind.__qualname__}"
+
+
+def _label(kind: Any) -> bytes:
+    text = kind.__qualname__ if isinstance(kind, type) and not typing.get_args(kind) else repr(kind)
+    text = text.replace("typing.", "")
+    raw = text.encode()
+    return raw if len(raw) <= 24 else raw[:21].decode("utf-8", "ignore").encode() + b"..."
+
+
+def _validator(kind: Any) -> Callable[[Any], Any]:
+    if isinstance(kind, type) and not typing.get_args(kind) and not typing.is_typeddict(kind):
+
+        def of_class(value: Any) -> None:
+            if type(value) is not kind and not isinstance(value, kind):
+                raise TypeError(f"T of this mutex is {kind.__qualname__}, not {type(value).__name__}")
+
+        return of_class
+    import msgspec
+
+    def of_hint(value: Any) -> None:
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"T of this mutex is {kind!r}: {error}") from None
+
+    return of_hint
+
+
+@lru_cache(maxsize=1024)
+def _typed(kind: Any) -> Codec:
+    import msgspec
+
+    try:
+        encode = msgspec.msgpack.Encoder().encode
+        decode = msgspec.msgpack.Decoder(kind).decode
+    except (TypeError, msgspec.ValidationError) as error:
+        raise TypeError(f"T cannot be {kind!r}: {error}") from None
+    hashed = hashlib.blake2b(_full_name(kind).encode(), digest_size=8).digest()
+
+    def pack(value: Any) -> bytes:
+        try:
+            return encode(value)
+        except (TypeError, msgspec.ValidationError) as error:
+            raise TypeError(f"msgpack cannot hold this value: {error}") from None
+
+    return Codec(
+        _T_TYPED,
+        int.from_bytes(hashed, "little"),
+        _label(kind),
+        kind,
+        pack=pack,
+        unpack=decode,
+        validate=_validator(kind),
+        mutable=True,
+    )
+
+
+def codec_for(value: Any = UNSET, type: Any = UNSET) -> Codec:
+    """Return the codec of T: of ``type`` if it is given (None: any), else of ``type(value)``.
+
+    A ``value`` of None without a type makes T any: a mutex that can hold nothing but None would be of no use.
+
+    Raises:
+        TypeError: neither msgpack nor msgspec can hold such a T.
+    """
+    kind = type if type is not UNSET else value.__class__ if value is not None else None
+    if kind is None or kind is typing.Any:
+        return ANY
+    try:
+        plain = _PLAIN.get(kind)
+    except TypeError:  # not hashable: Annotated with a list, say
+        plain = None
+    if plain is not None:
+        return plain
+    if kind in _NEVER:
+        raise TypeError(f"T cannot be {kind.__name__}: {_HINT}")
+    codec = _typed(kind)
+    if value is not UNSET:
+        codec.accept(value)
+    return codec
+
+
+def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Codec:
+    """Return the codec for a mutex whose slot says ``tag``, wanted as ``type`` (unset: as whatever it is).
+
+    Raises:
+        DowncastError: ``type`` is another T than the mutex protects.
+    """
+    code, hashed, label = tag
+    if type is not UNSET:
+        wanted = codec_for(type=type)
+        if (wanted.code, wanted.type_hash) != (code, hashed):
+            found = label.decode("utf-8", "replace")
+            raise DowncastError(
+                f"mutex {name!r} protects a T of {found}, not of {wanted.label.decode()}",
+                name=name,
+                found=found,
+                wanted=wanted.label.decode(),
+            )
+        return wanted
+    if code == _T_SECTION:
+        return SECTION
+    if code == _T_TYPED:
+        return Codec(_T_ANY, hashed, label, None, pack=_pack, unpack=_unpack, mutable=True, frozen=True)
+    for codec in (ANY, *_PLAIN.values()):
+        if codec.code == code:
+            return codec
+    raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not know", name=name)
