@@ -18,18 +18,6 @@ MODULES = [
     "_section",
     "_boxed",
 ]
-    "_thread",
-    "_segment",
-    "_tenant",
-    "_codec",
-    "_payload",
-    "_lock",
-    "_handle",
-    "_guard",
-    "_mutex",
-    "_section",
-    "_boxed",
-]
 
 flags = ["-O3", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
