@@ -37,7 +37,7 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     guard.flags = HELD
     guard.depth = 1
     guard.dead_pid = <int>handle.slot.abandoned_pid if abandoned else -1
-    if handle.slot.kind == KIND_FAST:
+    if handle.kind == KIND_FAST:
         me.fast_held += 1
     else:
         handle.segment_.local[handle.index].root = <void *>guard
@@ -218,12 +218,11 @@ cdef class Guard:
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
         """Release the lock of the hold; the last step of every way out."""
-        cdef wdkm_slot *slot = self.handle.slot
-        if slot.kind == KIND_FAST:
+        if self.handle.kind == KIND_FAST:
             me.fast_held -= 1
         elif self.handle.segment_.local[self.handle.index].root == <void *>top:
             self.handle.segment_.local[self.handle.index].root = NULL
-        wdkm_unlock(slot)
+        wdkm_unlock(self.handle.slot)
         return 0
 
     cdef int finish(self, bint commit) except -1:
@@ -250,7 +249,7 @@ cdef class Guard:
 
     def __exit__(self, kind, error, traceback):
         cdef wdkm_thread *me
-        cdef bint fast = self.handle.slot.kind == KIND_FAST
+        cdef bint fast = self.handle.kind == KIND_FAST
         if not self.flags & HELD:
             return False
         me = thread_at_level()
@@ -284,7 +283,7 @@ cdef class Guard:
         """
         cdef wdkm_thread *me = thread_at_level()
         self.must_hold("drop_safe")
-        if self.handle.slot.kind == KIND_FAST:
+        if self.handle.kind == KIND_FAST:
             if me.level != APC:
                 self.refuse_apc("drop_safe", me.level)
         elif me.level > DISPATCH:
@@ -313,7 +312,7 @@ cdef class Guard:
                     if self.handle.segment_.local[self.handle.index].root == <void *>top:
                         self.handle.segment_.local[self.handle.index].root = NULL
                     leave_orphan(self.handle.segment_, self.handle.index, self.thread,
-                                 self.handle.slot.kind == KIND_FAST)
+                                 self.handle.kind == KIND_FAST)
 
     def __str__(self):
         self.must_hold("str")

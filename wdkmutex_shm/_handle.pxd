@@ -11,6 +11,7 @@ cdef class Handle:
     cdef Segment segment_
     cdef wdkm_slot *slot
     cdef Py_ssize_t index
+    cdef int kind
     cdef uint64_t generation_
     cdef Codec codec
     # The pool to give the slot back to when this handle goes: set for the first handle of an anonymous mutex.

@@ -19,12 +19,14 @@ from .errors import MutexDestroyed
 cdef class Handle:
     """Base of KMutex, FastMutex and CriticalSection."""
 
-    def _bind(self, Segment segment not None, Py_ssize_t index, uint64_t generation, Codec codec not None, pool=None):
+    def _bind(self, Segment segment not None, Py_ssize_t index, uint64_t generation, int kind, Codec codec not None,
+              pool=None):
         """Point this new handle at a tenant. For :mod:`wdkmutex_shm.handles` only."""
         self.slot = segment.at(index)
         self.segment_ = segment
         self.index = index
         self.generation_ = generation
+        self.kind = kind  # the slot says so too, but shared bytes may change under us
         self.codec = codec
         self.pool = pool
         self.forks = fork_count()
@@ -108,7 +110,7 @@ cdef class Handle:
         self.pool = None  # from now on another process may be using it
         return handles.rebuild, (
             self.segment_.name, self.segment_.prefix, self.segment_.nonce, self.index, self.generation_,
-            self.slot.kind, handles.portable_type(self.codec))
+            self.kind, handles.portable_type(self.codec))
 
     def __repr__(self):
         kind = type(self).__name__

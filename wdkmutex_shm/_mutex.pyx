@@ -54,7 +54,7 @@ cdef class Mutex(Handle):
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL:
         """The calling thread, if its IRQL allows the operation."""
         cdef wdkm_thread *me = thread_at_level()
-        cdef int limit = APC if waits or self.slot.kind == KIND_FAST else DISPATCH
+        cdef int limit = APC if waits or self.kind == KIND_FAST else DISPATCH
         if me.level > limit:
             refuse_level(operation, slot_name(self.slot), me.level, limit)
         return me
@@ -81,7 +81,7 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("lock", wait != 0)
-        if self.slot.kind == KIND_K:
+        if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 return inner_guard(root)
@@ -101,7 +101,7 @@ cdef class Mutex(Handle):
         cdef wdkm_thread *me = self.at_level("try_lock", False)
         cdef int got
         cdef Guard root
-        if self.slot.kind == KIND_K:
+        if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 return inner_guard(root)
@@ -142,7 +142,7 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("fetch_add", wait != 0)
-        if self.slot.kind == KIND_K:
+        if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 old = root.get_value()
@@ -178,7 +178,7 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("replace", wait != 0)
-        if self.slot.kind == KIND_K:
+        if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 old = root.get_value()

@@ -8,6 +8,7 @@ DATA_HEADER_BYTES: int
 LAYOUT: int
 
 def punch_hole(fd: int, offset: int, length: int) -> None: ...
+def attached_segments() -> list[Segment]: ...
 
 @final
 class Segment:

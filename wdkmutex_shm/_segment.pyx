@@ -262,6 +262,11 @@ cdef class Segment:
         return f"<Segment {self.name}, {self.count} slots>"
 
 
+def attached_segments():
+    """Return the segments that this process has mapped now."""
+    return list(attached.values())
+
+
 cdef int64_t held_since(wdkm_slot *slot) noexcept nogil:
     cdef uint64_t hold, seen, now
     if not wdkm_word_held(wdkm_lock_word(slot)):

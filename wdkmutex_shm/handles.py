@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _tenant
 from ._segment import SLOT_BYTES, Segment
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Statistics", "attach"]
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Counts of one mutex since it was made; see ``statistics()``.
 
     Attributes:
@@ -67,7 +65,7 @@ def create_anonymous(mutex: Any, kind: int, value: Any, type_: Any) -> None:
 
     codec = codec_for(value, type_)
     pool, ref = private.allocate(kind, codec.tag, codec.encode(value))
-    mutex._bind(pool._by_name[ref.segment], ref.slot, ref.generation, codec, pool)
+    mutex._bind(pool._by_name[ref.segment], ref.slot, ref.generation, kind, codec, pool)
 
 
 def create_anonymous_section(section: CriticalSection) -> None:
@@ -75,7 +73,7 @@ def create_anonymous_section(section: CriticalSection) -> None:
     from . import private
 
     pool, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
-    section._bind(pool._by_name[ref.segment], ref.slot, ref.generation, SECTION, pool)
+    section._bind(pool._by_name[ref.segment], ref.slot, ref.generation, KIND_SECTION, SECTION, pool)
 
 
 def _destroyed(name: str) -> MutexDestroyed:
@@ -87,7 +85,10 @@ def _map(segment: str, prefix: str, nonce: int) -> Segment:
     private = ".@" in prefix
     mapped = Segment.attach(segment, prefix, nonce, private)
     if private and mapped.descriptor >= 0:
+        from .private import at_end
+
         fcntl.flock(mapped.descriptor, fcntl.LOCK_SH)
+        at_end()
     return mapped
 
 
@@ -124,7 +125,7 @@ def attach(
     classes: dict[int, Any] = {KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection}
     cls = classes[kind]
     handle = cls.__new__(cls)
-    handle._bind(segment, ref.slot, ref.generation, codec)
+    handle._bind(segment, ref.slot, ref.generation, kind, codec)
     return handle  # type: ignore[no-any-return]
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import identity
 
 __all__ = ["Holder", "describe"]
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """The thread that holds a lock.
 
     Attributes:

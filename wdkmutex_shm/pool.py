@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _tenant, data, shm
@@ -36,8 +35,7 @@ class SlotRef(NamedTuple):
     generation: int
 
 
-@dataclass(frozen=True)
-class SlotInfo:
+class SlotInfo(NamedTuple):
     """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
 
     Attributes:

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import data, identity
+from . import _tenant, data, identity
 from ._segment import Segment
 from .names import INLINE_BYTES, private_prefix
 from .pool import Pool, SlotRef
 from .types import TypeTag
 
-__all__ = ["allocate", "close", "the_pool"]
+__all__ = ["allocate", "at_end", "close", "the_pool"]
 
 
 class PrivatePool(Pool):
@@ -30,10 +30,16 @@ class PrivatePool(Pool):
     def __init__(self, prefix: str) -> None:
         super().__init__(prefix, first_slots=64, keep_open=True)
         self.pid = os.getpid()
+        self.closed = False
         self._lock = threading.Lock()
         self._returned: list[tuple[Segment, int, int]] = []
 
     def _grow(self) -> None:
+        # Mutexes that were consumed in other processes left their slots without telling anyone here.
+        self._quarantine = [(segment, index) for segment in self.segments for index in _tenant.vacant(segment)[1]]
+        self._reclaim()
+        if self._free:
+            return
         super()._grow()
         # Held by this process and all that share the descriptor or attach: a sweep needs it exclusively.
         fcntl.flock(self.segments[-1].descriptor, fcntl.LOCK_SH)
@@ -48,7 +54,7 @@ class PrivatePool(Pool):
 
     def free_slot(self, segment: Segment, index: int, generation: int) -> bool:
         """Give a slot back. Called from finalizers, at any moment, so it never waits."""
-        if self.pid != os.getpid():
+        if self.closed or self.pid != os.getpid():
             return False
         self._returned.append((segment, index, generation))
         if self._lock.acquire(blocking=False):
@@ -91,11 +97,23 @@ def the_pool() -> PrivatePool:
         pool = PrivatePool(private_prefix(*identity.me()))
         pool._grow()
         _pool = pool
-        atexit.register(close)
-        if "multiprocessing.util" in sys.modules:
-            # Children of multiprocessing leave through os._exit, which runs these and not atexit.
-            sys.modules["multiprocessing.util"].Finalize(None, close, exitpriority=0)
+        at_end()
         return pool
+
+
+_registered = 0
+
+
+def at_end() -> None:
+    """See to it that this process removes the private pools that nobody uses after it."""
+    global _registered
+    if _registered == os.getpid():
+        return
+    _registered = os.getpid()
+    atexit.register(close)
+    if "multiprocessing.util" in sys.modules:
+        # Children of multiprocessing leave through os._exit, which runs these and not atexit.
+        sys.modules["multiprocessing.util"].Finalize(None, close, exitpriority=0)
 
 
 def allocate(kind: int, tag: TypeTag, payload: bytes) -> tuple[PrivatePool, SlotRef]:
@@ -123,7 +141,6 @@ def close() -> None:
 
     global _pool
     pool, _pool = _pool, None
-    if pool is not None and pool.pid == os.getpid():
-        pool.look()
-        sweep.leave_private_pool(pool)
-    sweep.dead_private_pools()
+    if pool is not None:
+        pool.closed = True
+    sweep.leave_private_pools()

@@ -1,7 +1,8 @@
 """Removal of what dead processes left in shared memory, on proof of death only.
 
 A private pool is dead when its maker is (by pid, start time, boot and pid namespace) and nobody holds the shared
-flock(2) that everyone who uses the pool keeps on its segments. Without either proof it stays.
+flock(2) that everyone who uses the pool keeps on its segments. Without either proof it stays. A mapping keeps the lock
+even when its descriptor is closed, and a fork shares it, so the kernel itself keeps this account.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import re
 
 from . import data, identity, shm
-from ._segment import Segment
+from ._segment import Segment, attached_segments
+from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
-from .names import data_segment, user_prefix
+from .names import data_segment, private_prefix, user_prefix
 from .pool import Pool
 
-__all__ = ["dead_private_pools", "leave_private_pool", "orphan_data"]
+__all__ = ["dead_private_pools", "leave_private_pools", "orphan_data"]
 
 _PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[pd]")
 _ORPHAN_AGE = 60.0
@@ -80,13 +82,51 @@ def dead_private_pools() -> list[str]:
     return removed
 
 
-def leave_private_pool(pool: Pool) -> None:
-    """Remove the calling process's own pool if nobody else uses it. Its maker is about to end."""
-    for segment in pool.segments:
-        fcntl.flock(segment.descriptor, fcntl.LOCK_UN)
-    if not _remove(shm.listing(pool.prefix + ".")):
-        for segment in pool.segments:
-            fcntl.flock(segment.descriptor, fcntl.LOCK_SH)
+def leave_private_pools() -> None:
+    """At the end of a process: remove its own pool, and those of dead makers that it uses, if nobody else uses them."""
+    own = private_prefix(*identity.me())
+    pools: dict[str, list[Segment]] = {}
+    for segment in attached_segments():
+        if ".@" in segment.prefix:
+            pools.setdefault(segment.prefix, []).append(segment)
+    for prefix, segments in pools.items():
+        pid, start = segments[0].creator
+        if (prefix == own or identity.is_dead(pid, start)) and _only_user(segments):
+            for name in shm.listing(prefix + "."):
+                shm.unlink(name)
+
+
+def _only_user(segments: list[Segment]) -> bool:
+    """Whether no other process uses these segments of one pool, which the calling process has mapped and flocked."""
+    try:
+        for segment in segments:
+            fcntl.flock(segment.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever attached by name has a lock of its own, which fails ours. Forked processes share one.
+        return forks() == 0 or not _mapped_elsewhere([segment.name for segment in segments])
+    except OSError:
+        return False
+    finally:
+        for segment in segments:
+            if segment.descriptor >= 0:
+                fcntl.flock(segment.descriptor, fcntl.LOCK_SH)
+
+
+def _mapped_elsewhere(names: list[str]) -> bool:
+    """Whether another process, as far as we may look into it, has one of the segments mapped (proc(5), maps).
+
+    A process that we may not look into cannot be a forked child of ours: changing its user would have needed exec.
+    """
+    wanted = [(shm.FOLDER + name).encode() for name in names]
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) != os.getpid():
+            try:
+                with open(f"/proc/{pid}/maps", "rb") as file:
+                    maps = file.read()
+            except OSError:
+                continue
+            if any(name in maps for name in wanted):
+                return True
+    return False
 
 
 def orphan_data(pool: Pool) -> list[str]:

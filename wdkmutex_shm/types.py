@@ -12,7 +12,6 @@ UUID, Decimal, Enum, ``list[int]``, ``int | None``, ...
 
 from __future__ import annotations
 
-import hashlib
 import typing
 from collections.abc import Callable
 from functools import lru_cache
@@ -119,6 +118,8 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
 
 @lru_cache(maxsize=1024)
 def _typed(kind: Any) -> Codec:
+    import hashlib
+
     import msgspec
 
     try:
