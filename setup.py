@@ -31,7 +31,7 @@ setup(
             Extension(
                 f"wdkmutex_shm.{name}",
                 [f"wdkmutex_shm/{name}.pyx"],
-                depends=["wdkmutex_shm/slot.h"],
+                depends=["wdkmutex_shm/slot.h", "wdkmutex_shm/scalar.h"],
                 include_dirs=["wdkmutex_shm"],
                 extra_compile_args=flags,
             )

@@ -16,7 +16,7 @@ cdef class BoxedBytes:
     cdef Py_ssize_t index
     cdef readonly Py_ssize_t exports
 
-    def __init__(self, Segment segment not None, Py_ssize_t index):
+    def __cinit__(self, Segment segment not None, Py_ssize_t index):
         segment.at(index)
         self.segment = segment
         self.index = index

@@ -1,6 +1,18 @@
 """T to msgpack bytes and back."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "scalar.h" nogil:
+    void wdkm_put16(unsigned char *, uint16_t)
+    void wdkm_put32(unsigned char *, uint32_t)
+    void wdkm_put64(unsigned char *, uint64_t)
+    uint16_t wdkm_get16(const unsigned char *)
+    uint32_t wdkm_get32(const unsigned char *)
+    uint64_t wdkm_get64(const unsigned char *)
+    int wdkm_encode_int(int64_t, unsigned char *)
+    int wdkm_decode_int(const unsigned char *, size_t, int64_t *)
+
 
 cdef enum:
     T_ANY = 0

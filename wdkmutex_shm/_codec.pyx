@@ -8,7 +8,7 @@ specification for the formats named in the comments.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .errors import MutexDamaged
@@ -24,26 +24,6 @@ cdef extern from "Python.h":
     object PyLong_FromUnsignedLongLong(unsigned long long)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
 
-cdef extern from *:
-    """
-    static inline void wdkm_put16(unsigned char *p, uint16_t v) { v = __builtin_bswap16(v); memcpy(p, &v, 2); }
-    static inline void wdkm_put32(unsigned char *p, uint32_t v) { v = __builtin_bswap32(v); memcpy(p, &v, 4); }
-    static inline void wdkm_put64(unsigned char *p, uint64_t v) { v = __builtin_bswap64(v); memcpy(p, &v, 8); }
-    static inline uint16_t wdkm_get16(const unsigned char *p) { uint16_t v; memcpy(&v, p, 2); return __builtin_bswap16(v); }
-    static inline uint32_t wdkm_get32(const unsigned char *p) { uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v); }
-    static inline uint64_t wdkm_get64(const unsigned char *p) { uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v); }
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "only little-endian machines"
-    #endif
-    """
-    void wdkm_put16(unsigned char *, uint16_t)
-    void wdkm_put32(unsigned char *, uint32_t)
-    void wdkm_put64(unsigned char *, uint64_t)
-    uint16_t wdkm_get16(const unsigned char *)
-    uint32_t wdkm_get32(const unsigned char *)
-    uint64_t wdkm_get64(const unsigned char *)
-
-
 cdef int damaged(str what) except -1:
     raise MutexDamaged(
         f"the bytes in shared memory are not {what}: written by something else, or damaged; "
@@ -53,75 +33,25 @@ cdef int damaged(str what) except -1:
 cdef int encode_int(object value, Encoded *out) except -1:
     cdef int overflow = 0
     cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    cdef unsigned char *head = out.head
-    if overflow > 0:
-        wdkm_put64(head + 1, PyLong_AsUnsignedLongLong(value))  # raises OverflowError beyond 64 bits
-        head[0] = 0xcf  # uint 64
+    if overflow == 0:
+        out.head_length = wdkm_encode_int(number, out.head)
+    elif overflow > 0:
+        wdkm_put64(out.head + 1, PyLong_AsUnsignedLongLong(value))  # raises OverflowError beyond 64 bits
+        out.head[0] = 0xcf  # uint 64
         out.head_length = 9
-    elif overflow < 0:
-        raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
-    elif -32 <= number < 128:
-        head[0] = <uint8_t><int8_t>number  # fixint
-        out.head_length = 1
-    elif 0 <= number < 256:
-        head[0] = 0xcc  # uint 8
-        head[1] = <uint8_t>number
-        out.head_length = 2
-    elif 0 <= number < 65536:
-        head[0] = 0xcd  # uint 16
-        wdkm_put16(head + 1, <uint16_t>number)
-        out.head_length = 3
-    elif 0 <= number < 4294967296:
-        head[0] = 0xce  # uint 32
-        wdkm_put32(head + 1, <uint32_t>number)
-        out.head_length = 5
-    elif number >= 0:
-        head[0] = 0xcf  # uint 64
-        wdkm_put64(head + 1, <uint64_t>number)
-        out.head_length = 9
-    elif number >= -128:
-        head[0] = 0xd0  # int 8
-        head[1] = <uint8_t><int8_t>number
-        out.head_length = 2
-    elif number >= -32768:
-        head[0] = 0xd1  # int 16
-        wdkm_put16(head + 1, <uint16_t><int16_t>number)
-        out.head_length = 3
-    elif number >= -2147483648:
-        head[0] = 0xd2  # int 32
-        wdkm_put32(head + 1, <uint32_t><int32_t>number)
-        out.head_length = 5
     else:
-        head[0] = 0xd3  # int 64
-        wdkm_put64(head + 1, <uint64_t><int64_t>number)
-        out.head_length = 9
+        raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
     return 0
 
 
 cdef object decode_int(const unsigned char *data, Py_ssize_t length):
-    cdef uint8_t first
-    if length < 1:
+    cdef int64_t number = 0
+    cdef int form = wdkm_decode_int(data, length, &number)
+    if form == 0:
+        return PyLong_FromLongLong(number)
+    if form < 0:
         damaged("an int")
-    first = data[0]
-    if length == 1 and (first < 0x80 or first >= 0xe0):
-        return PyLong_FromLongLong(<int8_t>first)
-    if length == 2 and first == 0xcc:
-        return PyLong_FromLongLong(data[1])
-    if length == 3 and first == 0xcd:
-        return PyLong_FromLongLong(wdkm_get16(data + 1))
-    if length == 5 and first == 0xce:
-        return PyLong_FromLongLong(wdkm_get32(data + 1))
-    if length == 9 and first == 0xcf:
-        return PyLong_FromUnsignedLongLong(wdkm_get64(data + 1))
-    if length == 2 and first == 0xd0:
-        return PyLong_FromLongLong(<int8_t>data[1])
-    if length == 3 and first == 0xd1:
-        return PyLong_FromLongLong(<int16_t>wdkm_get16(data + 1))
-    if length == 5 and first == 0xd2:
-        return PyLong_FromLongLong(<int32_t>wdkm_get32(data + 1))
-    if length == 9 and first == 0xd3:
-        return PyLong_FromLongLong(<int64_t>wdkm_get64(data + 1))
-    damaged("an int")
+    return PyLong_FromUnsignedLongLong(<uint64_t>number)
 
 
 cdef double decode_double(const unsigned char *data) noexcept:

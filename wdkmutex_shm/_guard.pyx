@@ -6,17 +6,23 @@ a guard that is merely dropped commits what was set. A KMutex locked again by it
 on the T of the outermost one; the lock is released and T committed when the last of them goes.
 """
 
-cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+import os
 
-from ._codec cimport Codec, Encoded
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
-from ._lock cimport leave_orphan
-from ._payload cimport current, current_equals, publish
+from ._payload cimport current, current_equals, current_number, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_load64, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport wdkm_local, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
-from .errors import IrqlNotAPCLevel, MutexDestroyed, NotOwned
+from .errors import IrqlNotAPCLevel, MutexBusy, NotOwned
+
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    object PyLong_FromLongLong(long long)
 
 cdef enum:
     KIND_FAST = 1
@@ -24,16 +30,25 @@ cdef enum:
     HELD = 1        # this guard has not been released
     LOADED = 2      # `held` is T
     SET = 4         # `held` was set: a release commits it
-    INNER_SAVED = 8     # inner: `before` holds what to go back to
-    INNER_ENCODED = 16  # inner: as msgpack bytes, because the container may since have been changed in place
+    INNER_ENCODED = 16  # inner: `before` is msgpack bytes, because a container may be changed in place
     INNER_LOADED = 32   # flags of the outermost guard when this inner lock was taken
     INNER_SET = 64
+    NUMBER = 128    # T is an int and `number` is it; always with SET
+    WRITING = 256   # a commit is under way
+
+
+cdef bytes encoded_bytes(Codec codec, object value):
+    cdef Encoded encoded
+    keep = codec.encode_into(value, &encoded)
+    return (<const char *>encoded.head)[:encoded.head_length] + (
+        encoded.body[:encoded.body_length] if encoded.body != NULL else b"")
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     cdef Guard guard = Guard.__new__(Guard)
     guard.handle = handle
     guard.thread = me.serial
+    guard.tid = me.owner & 0xffffffff
     guard.flags = HELD
     guard.depth = 1
     guard.dead_pid = <int>handle.slot.abandoned_pid if abandoned else -1
@@ -41,20 +56,27 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
         me.fast_held += 1
     else:
         handle.segment_.local[handle.index].root = <void *>guard
+        handle.segment_.local[handle.index].thread = me.serial
     return guard
 
 
 cdef Guard inner_guard(Guard root):
     cdef Guard guard = Guard.__new__(Guard)
+    cdef uint32_t flags = HELD
     guard.handle = root.handle
     guard.root = root
     guard.thread = root.thread
-    guard.flags = HELD | INNER_SAVED
+    guard.tid = root.tid
     guard.before = root.held
-    if root.flags & LOADED:
-        guard.flags |= INNER_LOADED
     if root.flags & SET:
-        guard.flags |= INNER_SET
+        flags |= INNER_SET
+    if root.flags & LOADED:
+        flags |= INNER_LOADED
+        if root.handle.codec.mutable:
+            # The container may be changed in place from now on, through any guard; its bytes are what a rollback needs.
+            guard.before = encoded_bytes(root.handle.codec, root.held)
+            flags |= INNER_ENCODED
+    guard.flags = flags
     guard.dead_pid = root.dead_pid
     root.depth += 1
     return guard
@@ -89,24 +111,29 @@ cdef class Guard:
         cdef Codec codec = self.handle.codec
         cdef const unsigned char *data
         cdef Py_ssize_t length = 0
-        cdef Encoded snapshot
+        cdef int64_t number = 0
         if not top.flags & LOADED:
+            if codec.code == T_INT and current_number(self.handle.slot, &number):
+                top.held = PyLong_FromLongLong(number)
+                top.flags |= LOADED
+                return top.held
             data = current(self.handle.segment_, self.handle.index, &length)
             top.held = codec.decode_from(data, length)
             top.flags |= LOADED
-        elif codec.mutable and self.flags & INNER_LOADED and not self.flags & INNER_ENCODED:
-            # What is handed out now may be changed in place; keep the bytes for a rollback of this inner lock.
-            keep = codec.encode_into(self.before, &snapshot)
-            self.before = (<const char *>snapshot.head)[:snapshot.head_length] + (
-                snapshot.body[:snapshot.body_length] if snapshot.body != NULL else b"")
-            self.flags |= INNER_ENCODED
         return top.held
 
     cdef int set_value(self, object value) except -1:
         cdef Guard top = self if self.root is None else self.root
+        cdef int overflow = 0
+        if self.handle.codec.code == T_INT and PyLong_CheckExact(value):
+            top.number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow == 0:
+                top.held = value
+                top.flags |= LOADED | SET | NUMBER
+                return 0
         self.handle.codec.check(value)
         top.held = value
-        top.flags |= LOADED | SET
+        top.flags = top.flags & ~NUMBER | LOADED | SET
         return 0
 
     @property
@@ -166,13 +193,10 @@ cdef class Guard:
         cdef Guard top = self if self.root is None else self.root
         self.must_hold("commit")
         self.write(top)
-        top.flags &= ~SET
         if self.root is not None:
             # The state to go back to is now the committed one.
-            self.before = top.held
-            self.flags &= ~(INNER_ENCODED | INNER_SET)
-            if top.flags & LOADED:
-                self.flags |= INNER_LOADED
+            self.before = None
+            self.flags &= ~(INNER_ENCODED | INNER_SET | INNER_LOADED)
 
     def rollback(self):
         """Forget what was done to T since the last commit (an inner guard: since its own lock); keep the lock.
@@ -188,9 +212,9 @@ cdef class Guard:
     cdef int undo(self) except -1:
         if self.root is None:
             self.held = None
-            self.flags &= ~(LOADED | SET)
+            self.flags &= ~(LOADED | SET | NUMBER)
             return 0
-        self.root.flags &= ~(LOADED | SET)
+        self.root.flags &= ~(LOADED | SET | NUMBER)
         if self.flags & INNER_ENCODED:
             self.before = self.handle.codec.decode(self.before)
             self.flags &= ~INNER_ENCODED
@@ -205,15 +229,31 @@ cdef class Guard:
         """Commit T of the outermost guard if it was set, or is a container that changed."""
         cdef Codec codec = self.handle.codec
         cdef Encoded encoded
-        if not top.flags & SET and not (codec.mutable and top.flags & LOADED):
+        cdef uint32_t was = top.flags & (SET | NUMBER)
+        if not was and not (codec.mutable and top.flags & LOADED):
             return 0
-        keep = codec.encode_into(top.held, &encoded)
-        if not top.flags & SET:
-            if current_equals(self.handle.segment_, self.handle.index, &encoded):
-                return 0
-            if codec.frozen:
-                codec.check(top.held)
-        publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
+        if was & NUMBER and publish_number(self.handle.slot, self.handle.generation_, top.number):
+            top.flags &= ~(SET | NUMBER)
+            return 0
+        if top.flags & WRITING:
+            name = slot_name(self.handle.slot)
+            raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler asked for another; T stands",
+                            name=name)
+        # What a signal handler sets while this writes is not part of it, and stays to be committed.
+        top.flags = top.flags & ~(SET | NUMBER) | WRITING
+        try:
+            keep = codec.encode_into(top.held, &encoded)
+            if not was & SET:
+                if current_equals(self.handle.segment_, self.handle.index, &encoded):
+                    return 0
+                if codec.frozen:
+                    codec.check(top.held)
+            publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
+        except BaseException:
+            top.flags |= was
+            raise
+        finally:
+            top.flags &= ~WRITING
         return 0
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
@@ -238,7 +278,7 @@ cdef class Guard:
         finally:
             if top.depth == 0:
                 top.held = None
-                top.flags &= ~(LOADED | SET)
+                top.flags &= ~(LOADED | SET | NUMBER)
                 self.let_go(top, thread_state())
         return 0
 
@@ -255,10 +295,16 @@ cdef class Guard:
         me = thread_at_level()
         if self.thread != me.serial:
             if before_fork(self.thread):
-                self.flags &= ~HELD
-                return False
+                return False  # the parent holds the lock; nothing happens here
             self.must_hold("leaving the with")
-        self.finish(kind is None)
+        if kind is None and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
+                self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):
+            # The common case without the detours: an int was set.
+            self.flags = 0
+            self.depth = 0
+            self.let_go(self, me)
+        else:
+            self.finish(kind is None)
         if kind is None and me.level >= DISPATCH:
             # A lock that stays locked is worse than a rule that is broken: it is released, and then told.
             if fast:
@@ -290,29 +336,42 @@ cdef class Guard:
             refuse_level("drop_safe", slot_name(self.handle.slot), me.level, DISPATCH)
         self.finish(True)
 
+    cdef int leave_behind(self) except -1:
+        """Dropped in another thread than its holder's, which alone can unlock: leave it a copy of this guard."""
+        global orphans
+        cdef Guard copy = Guard.__new__(Guard)
+        cdef wdkm_local *local = &self.handle.segment_.local[self.handle.index]
+        copy.handle = self.handle
+        copy.number = self.number
+        copy.held = self.held
+        copy.root = self.root
+        copy.before = self.before
+        copy.thread = self.thread
+        copy.flags = self.flags
+        copy.depth = self.depth
+        copy.dead_pid = self.dead_pid
+        copy.tid = self.tid
+        self.flags = 0
+        if local.root == <void *>self:
+            local.root = <void *>copy
+        left.setdefault(copy.thread, []).append(copy)
+        orphans += 1
+        forget_ended()
+        return 0
+
     def __dealloc__(self):
-        cdef Guard top
-        if not self.flags & HELD:
-            return
-        if self.thread == thread_state().serial:
-            self.finish(True)
-        elif before_fork(self.thread):
-            # Not ours: the parent holds the lock. Only forget that a root guard was here.
-            if self.root is None and self.handle.segment_.local[self.handle.index].root == <void *>self:
-                self.handle.segment_.local[self.handle.index].root = NULL
-        else:
-            # Only the thread that locked can unlock. Commit for it, and leave it the rest.
-            self.flags &= ~HELD
-            top = self if self.root is None else self.root
-            top.depth -= 1
-            if top.depth == 0:
-                try:
-                    self.write(top)
-                finally:
-                    if self.handle.segment_.local[self.handle.index].root == <void *>top:
-                        self.handle.segment_.local[self.handle.index].root = NULL
-                    leave_orphan(self.handle.segment_, self.handle.index, self.thread,
-                                 self.handle.kind == KIND_FAST)
+        cdef wdkm_local *local
+        if self.flags & HELD:
+            if self.thread == thread_state().serial:
+                self.finish(True)
+            elif not before_fork(self.thread):
+                self.leave_behind()
+        if self.root is None and self.handle is not None:
+            # A guard that goes without having been released (an ancestor of this process or an ended thread holds, or held, the
+            # lock) must not be found again.
+            local = &self.handle.segment_.local[self.handle.index]
+            if local.root == <void *>self:
+                local.root = NULL
 
     def __str__(self):
         self.must_hold("str")
@@ -333,3 +392,30 @@ cdef class Guard:
     @classmethod
     def __class_getitem__(cls, item):
         return cls
+
+
+# Serial of a thread -> guards that it still has to finish, because they were dropped where that could not be done.
+cdef dict left = {}
+orphans = 0
+
+
+cdef int reap_orphans(wdkm_thread *me) except -1:
+    global orphans
+    cdef Guard guard
+    for guard in left.pop(me.serial, ()):
+        orphans -= 1
+        guard.finish(True)
+    return 0
+
+
+cdef int forget_ended() except -1:
+    """Drop what was left to threads that have ended: the kernel released their locks, and T is as last committed."""
+    global orphans
+    cdef Guard guard
+    for serial in list(left):
+        guard = left[serial][0]
+        if before_fork(serial) or not os.path.exists(f"/proc/self/task/{guard.tid}"):
+            for guard in left.pop(serial):
+                orphans -= 1
+                guard.flags &= ~HELD
+    return 0

@@ -16,6 +16,7 @@ cdef class Handle:
     cdef Codec codec
     # The pool to give the slot back to when this handle goes: set for the first handle of an anonymous mutex.
     cdef object pool
+    cdef object __weakref__
     cdef uint64_t forks
 
     cdef object known_name(self)

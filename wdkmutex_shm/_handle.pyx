@@ -11,17 +11,29 @@ from libc.stdint cimport uint32_t, uint64_t
 from ._segment cimport Segment, held_for, slot_name
 from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder
-from ._tenant import snapshot, vacate
+from ._tenant import empty, snapshot, vacate
 from ._thread cimport fork_count
 from .errors import MutexDestroyed
+from .types import SECTION
+
+
+# Where a handle points that was never bound: a slot that never has a tenant, so that every use raises MutexDestroyed.
+cdef Segment nowhere = Segment.nowhere()
 
 
 cdef class Handle:
     """Base of KMutex, FastMutex and CriticalSection."""
 
+    def __cinit__(self):
+        self.segment_ = nowhere
+        self.slot = nowhere.at(0)
+        self.generation_ = 1
+        self.codec = SECTION
+
     def _bind(self, Segment segment not None, Py_ssize_t index, uint64_t generation, int kind, Codec codec not None,
               pool=None):
         """Point this new handle at a tenant. For :mod:`wdkmutex_shm.handles` only."""
+        self._must_be_new()
         self.slot = segment.at(index)
         self.segment_ = segment
         self.index = index
@@ -31,8 +43,12 @@ cdef class Handle:
         self.pool = pool
         self.forks = fork_count()
 
+    def _must_be_new(self):
+        if self.segment_ is not nowhere:
+            raise TypeError(f"this {type(self).__name__} exists already: it cannot be initialised again")
+
     cdef object known_name(self):
-        return slot_name(self.slot) if self.slot != NULL else ""
+        return slot_name(self.slot)
 
     @property
     def name(self):
@@ -65,6 +81,10 @@ cdef class Handle:
     def _vacate(self):
         """End the tenancy; for the holder of the lock of an anonymous mutex. False if it had ended."""
         return vacate(self.segment_, self.index, self.generation_)
+
+    def _empty(self):
+        """Give T's data segments back; for the holder of the lock, after the tenancy ended."""
+        empty(self.segment_, self.index)
 
     def _collect(self):
         """Give the vacated slot back to the pool, if this handle is the one that owns it."""
@@ -114,8 +134,6 @@ cdef class Handle:
 
     def __repr__(self):
         kind = type(self).__name__
-        if self.slot == NULL:
-            return f"<{kind}, not bound>"
         name = slot_name(self.slot)
         what = f"{name!r}" if name else "anonymous"
         label = f"[{self.codec.label.decode()}]" if self.codec.code != 10 else ""

@@ -28,7 +28,3 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
 # Nanoseconds of a timeout argument: None or infinite is -1.
 cdef int64_t nanoseconds(object timeout) except -2
 cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except -1
-# Release of guards that were dropped in a thread other than their holder's.
-cdef int orphans
-cdef int leave_orphan(Segment segment, Py_ssize_t index, uint64_t thread, bint fast) except -1
-cdef int reap_orphans(wdkm_thread *me) except -1

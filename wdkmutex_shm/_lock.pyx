@@ -26,7 +26,7 @@ from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pth
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_now,
                      wdkm_pause, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock)
 from . import holder
-from ._thread cimport before_fork, thread_state
+from ._thread cimport thread_state
 from .errors import AlreadyOwned, LockTimeout, MutexDamaged
 
 cdef int64_t STARVE = 1000000      # 1 ms: after this a waiter is served next
@@ -138,8 +138,6 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     cdef bint contended = False
     cdef bint abandoned = False
     cdef int64_t deadline
-    if code == EBUSY and orphans and reap_orphans(me):
-        code = pthread_mutex_trylock(&slot.mutex)
     if code == EBUSY:
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)
@@ -173,8 +171,8 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     if code == EDEADLK:
         name = slot_name(slot)
         raise AlreadyOwned(
-            f"this thread holds FastMutex {name!r} already, and a FastMutex is not recursive: waiting would never end; "
-            "use the guard that it has, or a KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
+            f"this thread holds mutex {name!r} already (or is just acquiring it), and a FastMutex is not recursive: waiting "
+            "would never end; use the guard that it has, or a KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
     if code == EOWNERDEAD:
         abandoned = True
         try:
@@ -206,31 +204,3 @@ cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except
         f"mutex {name!r} was not free within {timeout} s: {who}", name=name, timeout=timeout, held_for=held,
         owner_pid=(owner >> 32) or None, owner_tid=(owner & 0xffffffff) or None)
 
-
-# Serial of a thread -> what it still has to release, because the guard was dropped where it could not.
-cdef dict left = {}
-orphans = 0
-
-
-cdef int leave_orphan(Segment segment, Py_ssize_t index, uint64_t thread, bint fast) except -1:
-    global orphans
-    left.setdefault(thread, []).append((segment, index, fast))
-    orphans += 1
-    return 0
-
-
-cdef int reap_orphans(wdkm_thread *me) except -1:
-    """Release what guards dropped in other threads left to this one. Returns how many there were."""
-    global orphans
-    cdef Segment segment
-    cdef Py_ssize_t index
-    cdef int found = 0
-    for segment, index, fast in left.pop(me.serial, ()):
-        orphans -= 1
-        found += 1
-        if fast:
-            me.fast_held -= 1
-        wdkm_unlock(&segment.slots[index])
-    for serial in [serial for serial in left if before_fork(serial)]:
-        orphans -= len(left.pop(serial))
-    return found

@@ -5,18 +5,21 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport T_FLOAT, T_INT, Codec, Encoded
-from ._guard cimport Guard, inner_guard, new_guard
+from ._guard cimport Guard, inner_guard, new_guard, orphans, reap_orphans
 from ._handle cimport Handle
-from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, orphans, raise_timeout, reap_orphans, settle
+from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
 from ._payload cimport current, gone, peek, publish
 from ._segment cimport slot_name
-from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
 from . import handles
 from .errors import IrqlTooHigh
 from .names import KIND_FAST as FAST_WORD
 from .names import KIND_K as K_WORD
 from .types import UNSET
+
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object)
 
 cdef enum:
     KIND_FAST = 1
@@ -40,12 +43,13 @@ cdef class Mutex(Handle):
 
     cdef Guard own_root(self, wdkm_thread *me):
         """The outermost guard if this thread holds this KMutex, else None."""
-        cdef void *root = self.segment_.local[self.index].root
+        cdef wdkm_local *local = &self.segment_.local[self.index]
         cdef Guard guard
-        if root == NULL:
+        # The serial first: only the thread that stored the pointer may follow it. A guard that goes takes it along.
+        if local.thread != me.serial or local.root == NULL:
             return None
-        guard = <Guard>root
-        if guard.thread != me.serial or guard.depth == 0:
+        guard = <Guard>local.root
+        if guard.depth == 0:
             return None
         if wdkm_load64(&self.slot.generation) != self.generation_:
             gone(self.segment_, self.slot)
@@ -126,7 +130,7 @@ cdef class Mutex(Handle):
         IRQL and errors as :meth:`lock`. Inside a hold of a KMutex it works on the uncommitted T.
 
         Raises:
-            TypeError: T is neither int nor float, or ``n`` is of another type.
+            TypeError: T is neither int nor float, or ``n`` is not of T (an int is taken as a float).
             OverflowError: the sum does not fit 64 bits; T stands.
         """
         cdef wdkm_thread *me
@@ -138,6 +142,8 @@ cdef class Mutex(Handle):
         cdef Encoded encoded
         if self.codec.code != T_INT and self.codec.code != T_FLOAT:
             raise TypeError(f"fetch_add needs a T of int or float, not {self.codec.label.decode()}")
+        if self.codec.code == T_FLOAT and PyLong_CheckExact(n):
+            n = float(n)
         self.codec.check(n)
         if timeout is not None:
             wait = nanoseconds(timeout)

@@ -1,10 +1,11 @@
 """T in its two buffers: read, committed, peeked at."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment
-from ._slot cimport wdkm_slot
+from ._codec cimport wdkm_decode_int, wdkm_encode_int
+from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_slot, wdkm_store64
 
 # All but peek are for the holder of the lock only.
 cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL
@@ -16,3 +17,22 @@ cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1
 # The last committed T, without the lock.
 cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec)
 cdef int gone(Segment segment, wdkm_slot *slot) except -1
+
+
+# Whether T is an int that fits 64 bits with sign; if so, it is stored in `number`.
+cdef inline bint current_number(wdkm_slot *slot, int64_t *number) noexcept:
+    cdef int buffer = slot.commit & 1
+    cdef unsigned int length = slot.length[buffer]
+    return length <= 9 and wdkm_decode_int(slot.payload[buffer], length, number) == 0
+
+
+# The whole of publish() for a T that is an int; False, with nothing done, where that does not do.
+cdef inline bint publish_number(wdkm_slot *slot, uint64_t generation, int64_t number) noexcept:
+    cdef uint64_t commit = slot.commit
+    cdef int buffer = (commit & 1) ^ 1
+    if wdkm_load64(&slot.generation) != generation or slot.data[0] | slot.data[1] != 0:
+        return False
+    wdkm_fence_release()
+    slot.length[buffer] = wdkm_encode_int(number, slot.payload[buffer])
+    wdkm_store64(&slot.commit, commit + 1)
+    return True

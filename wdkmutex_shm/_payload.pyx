@@ -132,9 +132,12 @@ cdef int drop(Segment segment, Py_ssize_t index, int buffer) except -1:
     """Give the data segment of a buffer back that is not current, or is current but inline."""
     cdef wdkm_slot *slot = &segment.slots[index]
     forget(segment, index, buffer)
-    # The name goes before the id: killed in between, an id is left that names nothing, which every user of it allows for.
-    data_segments.discard(segment.prefix, slot.data[buffer])
-    slot.data[buffer] = 0
+    remove_pending(segment, slot)
+    # The id leaves the buffer before the segment goes, or another process that still has it mapped would commit to memory
+    # without a name. Until it is gone `pending` knows it, so that nothing is lost track of when this process is killed.
+    wdkm_store64(&slot.pending, slot.data[buffer])
+    wdkm_store64(&slot.data[buffer], 0)
+    remove_pending(segment, slot)
     return 0
 
 
@@ -149,7 +152,7 @@ cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1:
 cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t generation, uint64_t size) except NULL:
     """Have a data segment of fitting capacity behind the buffer that is not current, and return where T goes."""
     cdef wdkm_slot *slot = &segment.slots[index]
-    cdef wdkm_mapping *mapping
+    cdef wdkm_mapping *mapping = NULL
     cdef uint64_t have, ident
     cdef int fd
     if slot.data[buffer] != 0:
@@ -203,7 +206,10 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
     slot.length[buffer] = <uint32_t>size
     wdkm_store64(&slot.commit, commit + 1)
     if slot.data[0] | slot.data[1]:
-        give_back(segment, index, buffer, size)
+        try:
+            give_back(segment, index, buffer, size)
+        except Exception:
+            pass  # T is published, and what could not be given back now is found by the next commit
     return 0
 
 

@@ -12,7 +12,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
 
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_INLINE, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
@@ -138,6 +138,23 @@ cdef class Segment:
         if found is not None:
             return found
         attached[name, self.header.nonce] = self
+        return self
+
+    @staticmethod
+    def nowhere():
+        """Return a segment of one slot that has no name, belongs to no pool, and never has a tenant."""
+        cdef Segment self = Segment.__new__(Segment)
+        cdef size_t size = WDKM_HEADER + sizeof(wdkm_slot)
+        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if base == MAP_FAILED:
+            raise MemoryError
+        self.name = self.prefix = ""
+        self.size = size
+        self.header = <wdkm_header *>base
+        self.slots = <wdkm_slot *>(<char *>base + WDKM_HEADER)
+        self._set_count(1)
+        if wdkm_mutex_init(self.slots) != 0:
+            raise MemoryError
         return self
 
     def _adopt(self, int fd, size_t size, Py_ssize_t count, bint keep_open):

@@ -70,7 +70,6 @@ def reclaim(Segment segment not None, Py_ssize_t index):
     """Clean a vacated slot. False, with nothing done, while somebody still holds its lock."""
     cdef wdkm_slot *slot = segment.at(index)
     cdef int code
-    cdef int buffer
     if wdkm_load64(&slot.generation) % 2 == 1:
         return False
     code = pthread_mutex_trylock(&slot.mutex)
@@ -79,18 +78,25 @@ def reclaim(Segment segment not None, Py_ssize_t index):
     elif code != 0:
         return False
     try:
-        # Names go before the ids: killed in between, an id is left that names nothing, which the next round ignores.
-        for buffer in range(2):
-            if slot.data[buffer] != 0:
-                data_segments.discard(segment.prefix, slot.data[buffer])
-                slot.data[buffer] = 0
-        if slot.pending != 0:
-            data_segments.discard(segment.prefix, slot.pending)
-            slot.pending = 0
+        empty(segment, index)
         slot.starving = 0
     finally:
         wdkm_unlock(slot)
     return True
+
+
+def empty(Segment segment not None, Py_ssize_t index):
+    """Remove the data segments of a vacated slot. For the holder of its lock."""
+    cdef wdkm_slot *slot = segment.at(index)
+    cdef int buffer
+    # Names go before the ids: nobody commits to a vacated slot, so an id that names nothing harms nobody.
+    for buffer in range(2):
+        if slot.data[buffer] != 0:
+            data_segments.discard(segment.prefix, slot.data[buffer])
+            slot.data[buffer] = 0
+    if slot.pending != 0:
+        data_segments.discard(segment.prefix, slot.pending)
+        slot.pending = 0
 
 
 def never_used(Segment segment not None, Py_ssize_t index):

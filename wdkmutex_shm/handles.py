@@ -63,6 +63,7 @@ def create_anonymous(mutex: Any, kind: int, value: Any, type_: Any) -> None:
     """Make an anonymous mutex and bind the new handle ``mutex`` to it."""
     from . import private
 
+    mutex._must_be_new()
     codec = codec_for(value, type_)
     pool, ref = private.allocate(kind, codec.tag, codec.encode(value))
     mutex._bind(pool._by_name[ref.segment], ref.slot, ref.generation, kind, codec, pool)
@@ -72,6 +73,7 @@ def create_anonymous_section(section: CriticalSection) -> None:
     """Make an anonymous critical section and bind the new handle to it."""
     from . import private
 
+    section._must_be_new()
     pool, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
     section._bind(pool._by_name[ref.segment], ref.slot, ref.generation, KIND_SECTION, SECTION, pool)
 
@@ -168,6 +170,7 @@ def consume(mutex: Any, box_codec: Codec | None) -> Any:
             if box_codec is not None:
                 taken.close()
             raise
+        mutex._empty()
     mutex._collect()
     return taken
 

@@ -17,10 +17,11 @@ KeWaitForSingleObject, ExAcquireFastMutex and ExTryToAcquireFastMutex in the Win
 
 from __future__ import annotations
 
+from _thread import get_ident
 from enum import IntEnum
 from types import TracebackType
 
-from ._thread import current_level, raised_level, set_raised_level, thread_serial
+from ._thread import current_level, raised_level, set_raised_level
 from .errors import IrqlTooHigh, NotOwned
 
 __all__ = ["Irql", "current_irql", "raise_irql"]
@@ -71,14 +72,14 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
                 level=current,
                 limit=self.level,
             )
-        self._saved.append((thread_serial(), raised_level()))
+        self._saved.append((get_ident(), raised_level()))
         set_raised_level(self.level)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        serial, level = self._saved.pop()
-        if serial != thread_serial():
-            raise NotOwned("raise_irql was entered in another thread (or before a fork); that thread's level stands")
+        ident, level = self._saved.pop()
+        if ident != get_ident():  # which a forked child's thread has from its parent, together with the level
+            raise NotOwned("raise_irql was entered in another thread; that thread's level stands")
         set_raised_level(level)

@@ -1,7 +1,7 @@
 """Names: which ones are allowed, and what the segments behind them are called in ``/dev/shm``.
 
 Everything of ours there begins with ``/wdkm.<uid>.``; an instance's segments follow with the instance, a process's
-private ones with ``@<pid>.<start time>``. No instance can begin with ``@``, so the two never meet.
+private ones with ``@<pid>.<start time>.<random>``. No instance can begin with ``@``, so the two never meet.
 """
 
 from __future__ import annotations
@@ -102,9 +102,12 @@ def instance_prefix(instance: str, uid: int | None = None) -> str:
     return user_prefix(uid) + check_instance(instance)
 
 
-def private_prefix(pid: int, start: int) -> str:
-    """Return what the names of a process's private segments begin with (``start``: its start time in clock ticks)."""
-    return f"{user_prefix()}@{pid}.{start}"
+def private_prefix(pid: int, start: int, image: int) -> str:
+    """Return what the names of a process's private segments begin with.
+
+    ``start`` is its start time in clock ticks; ``image`` a random number, because exec keeps the other two.
+    """
+    return f"{user_prefix()}@{pid}.{start}.{image:08x}"
 
 
 def pool_segment(prefix: str, number: int) -> str:

@@ -260,9 +260,12 @@ class Pool:
         return True
 
     def note_freed(self, segment: Segment, index: int) -> None:
-        """Take back a slot whose tenancy its own holder ended; it is reclaimed when next needed."""
+        """Take back a slot whose tenancy its own holder ended."""
         self._used -= 1
-        self._quarantine.append((segment, index))
+        if _tenant.reclaim(segment, index):
+            self._free.append((segment, index))
+        else:
+            self._quarantine.append((segment, index))
 
     def tenants(self) -> Iterator[tuple[bytes, SlotRef, int]]:
         """Yield (name, where, serial) of every mutex in the pool."""

@@ -32,7 +32,7 @@ class PrivatePool(Pool):
         self.pid = os.getpid()
         self.closed = False
         self._lock = threading.Lock()
-        self._returned: list[tuple[Segment, int, int]] = []
+        self._returned: list[tuple[Segment, int, int | None]] = []
 
     def _grow(self) -> None:
         # Mutexes that were consumed in other processes left their slots without telling anyone here.
@@ -49,18 +49,31 @@ class PrivatePool(Pool):
         """Hold the allocator, and take back first what was freed while somebody else held it."""
         with self._lock:
             yield
-            while self._returned:
-                super().free_slot(*self._returned.pop())
+            self._take_back()
+
+    def _take_back(self) -> None:
+        while self._returned:
+            segment, index, generation = self._returned.pop()
+            if generation is None:
+                super().note_freed(segment, index)
+            else:
+                super().free_slot(segment, index, generation)
 
     def free_slot(self, segment: Segment, index: int, generation: int) -> bool:
-        """Give a slot back. Called from finalizers, at any moment, so it never waits."""
+        """Destroy what lives in a slot, and give it back. Called from finalizers, at any moment, so it never waits."""
+        return self._give_back(segment, index, generation)
+
+    def note_freed(self, segment: Segment, index: int) -> None:
+        """Take back a slot whose tenancy its own holder ended."""
+        self._give_back(segment, index, None)
+
+    def _give_back(self, segment: Segment, index: int, generation: int | None) -> bool:
         if self.closed or self.pid != os.getpid():
             return False
         self._returned.append((segment, index, generation))
         if self._lock.acquire(blocking=False):
             try:
-                while self._returned:
-                    super().free_slot(*self._returned.pop())
+                self._take_back()
             finally:
                 self._lock.release()
         return True
@@ -94,7 +107,7 @@ def the_pool() -> PrivatePool:
         from . import sweep
 
         sweep.dead_private_pools()
-        pool = PrivatePool(private_prefix(*identity.me()))
+        pool = PrivatePool(private_prefix(*identity.me(), int.from_bytes(os.urandom(4), "little")))
         pool._grow()
         _pool = pool
         at_end()

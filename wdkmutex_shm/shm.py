@@ -48,9 +48,20 @@ def _open(name: str, flags: int, size: int) -> int:
         kind = FileExistsError if flags & posix_ipc.O_CREAT else FileNotFoundError
         raise kind(str(error), name) from None
     except OSError as error:
+        if error.errno is None:
+            error = _descriptor_error() or error  # posix_ipc does not say which limit of descriptors was met
         if error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
         raise
+
+
+def _descriptor_error() -> OSError | None:
+    """Return the error that opening anything gives now, if it gives one."""
+    try:
+        os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error
+    return None
 
 
 def create(name: str, size: int) -> int:

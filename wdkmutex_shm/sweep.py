@@ -15,12 +15,12 @@ from . import data, identity, shm
 from ._segment import Segment, attached_segments
 from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
-from .names import data_segment, private_prefix, user_prefix
+from .names import data_segment, user_prefix
 from .pool import Pool
 
 __all__ = ["dead_private_pools", "leave_private_pools", "orphan_data"]
 
-_PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[pd]")
+_PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[0-9a-f]{8}\.[pd]")
 _ORPHAN_AGE = 60.0
 
 
@@ -77,21 +77,21 @@ def dead_private_pools() -> list[str]:
     """Remove the private pools of dead processes that nobody uses. Returns the names of the segments removed."""
     removed: list[str] = []
     for prefix, (pid, start) in _private_prefixes().items():
-        if identity.is_dead(pid, start):
+        # This very process may have left one as well: the program that it ran before an exec did.
+        if identity.is_dead(pid, start) or (pid, start) == identity.me():
             removed += _remove(shm.listing(prefix + "."))
     return removed
 
 
 def leave_private_pools() -> None:
     """At the end of a process: remove its own pool, and those of dead makers that it uses, if nobody else uses them."""
-    own = private_prefix(*identity.me())
     pools: dict[str, list[Segment]] = {}
     for segment in attached_segments():
         if ".@" in segment.prefix:
             pools.setdefault(segment.prefix, []).append(segment)
     for prefix, segments in pools.items():
         pid, start = segments[0].creator
-        if (prefix == own or identity.is_dead(pid, start)) and _only_user(segments):
+        if ((pid, start) == identity.me() or identity.is_dead(pid, start)) and _only_user(segments):
             for name in shm.listing(prefix + "."):
                 shm.unlink(name)
 

@@ -12,6 +12,7 @@ UUID, Decimal, Enum, ``list[int]``, ``int | None``, ...
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Callable
 from functools import lru_cache
@@ -40,6 +41,7 @@ TypeTag = tuple[int, int, bytes]
 _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
 _NEVER = (set, frozenset, bytearray, memoryview, complex, object, type)
+_UNIONS = (typing.Union, types.UnionType)
 _HINT = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, and list and dict of those"
 
 
@@ -80,8 +82,11 @@ _PLAIN[dict] = _plain(_T_DICT, "dict", dict, mutable=True)
 def _full_name(kind: Any) -> str:
     """Return a name for T that is the same in every process, also in one that spawn started."""
     arguments = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin in _UNIONS:
+        # int | None and Optional[int] are one T, in whatever order its parts are named.
+        return " | ".join(sorted(_full_name(argument) for argument in arguments))
     if arguments:
-        origin = typing.get_origin(kind)
         joined = ", ".join(_full_name(argument) for argument in arguments)
         return f"{_full_name(origin)}[{joined}]"
     if not isinstance(kind, type):
@@ -101,7 +106,7 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, type) and not typing.get_args(kind) and not typing.is_typeddict(kind):
 
         def of_class(value: Any) -> None:
-            if type(value) is not kind and not isinstance(value, kind):
+            if type(value) is not kind:  # a subclass would come back as its base class
                 raise TypeError(f"T of this mutex is {kind.__qualname__}, not {type(value).__name__}")
 
         return of_class
@@ -116,10 +121,41 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
     return of_hint
 
 
-@lru_cache(maxsize=1024)
-def _typed(kind: Any) -> Codec:
+def _unpack_tuple(raw: bytes) -> tuple[Any, ...]:
+    value = _unpack(raw)
+    if type(value) is not list:
+        raise ValueError("not an array")
+    return tuple(value)
+
+
+def _of_tuple(value: Any) -> None:
+    if type(value) is not tuple:
+        raise TypeError(f"T of this mutex is tuple, not {type(value).__name__}")
+
+
+def _pack_tuple(value: tuple[Any, ...]) -> bytes:
+    return _pack(list(value))
+
+
+def _hashed(name: str) -> int:
     import hashlib
 
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+@lru_cache(maxsize=1024)
+def _typed(kind: Any) -> Codec:
+    if kind is tuple:
+        return Codec(
+            _T_TYPED,
+            _hashed("builtins.tuple"),
+            b"tuple",
+            tuple,
+            pack=_pack_tuple,
+            unpack=_unpack_tuple,
+            validate=_of_tuple,
+            mutable=True,
+        )
     import msgspec
 
     try:
@@ -127,17 +163,19 @@ def _typed(kind: Any) -> Codec:
         decode = msgspec.msgpack.Decoder(kind).decode
     except (TypeError, msgspec.ValidationError) as error:
         raise TypeError(f"T cannot be {kind!r}: {error}") from None
-    hashed = hashlib.blake2b(_full_name(kind).encode(), digest_size=8).digest()
 
     def pack(value: Any) -> bytes:
         try:
-            return encode(value)
+            raw = encode(value)
+            # A field of another type, or an item put into a list, is written without a word but cannot be read.
+            decode(raw)
         except (TypeError, msgspec.ValidationError) as error:
-            raise TypeError(f"msgpack cannot hold this value: {error}") from None
+            raise TypeError(f"this is no T of {kind!r}, or msgpack cannot hold it: {error}") from None
+        return raw
 
     return Codec(
         _T_TYPED,
-        int.from_bytes(hashed, "little"),
+        _hashed(_full_name(kind)),
         _label(kind),
         kind,
         pack=pack,
