@@ -26,6 +26,7 @@ cdef class Guard:
     cdef int finish(self, bint commit) except -1
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1
     cdef int leave_behind(self) except -1
+    cdef uint32_t thread_group(self) noexcept
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)

@@ -13,9 +13,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
-from ._payload cimport current, current_equals, current_number, publish, publish_number
+from ._payload cimport current, current_equals, current_number, gone, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_local, wdkm_thread, wdkm_unlock
+from ._slot cimport wdkm_load64, wdkm_local, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
 from .errors import IrqlNotAPCLevel, MutexBusy, NotOwned
 
@@ -23,6 +23,8 @@ cdef extern from "Python.h":
     bint PyLong_CheckExact(object)
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
     object PyLong_FromLongLong(long long)
+    void PyErr_WriteUnraisable(object)
+    int Py_AddPendingCall(int (*)(void *) except -1, void *)
 
 cdef enum:
     KIND_FAST = 1
@@ -98,7 +100,7 @@ cdef class Guard:
     cdef int must_hold(self, str what) except -1:
         if self.flags & HELD and self.thread == thread_state().serial:
             return 0
-        name = slot_name(self.handle.slot)
+        name = slot_name(self.handle.slot) if self.handle is not None else ""
         if not self.flags & HELD:
             raise NotOwned(f"{what}: this guard of mutex {name!r} was released already; lock it again", name=name)
         if before_fork(self.thread):
@@ -113,12 +115,16 @@ cdef class Guard:
         cdef Py_ssize_t length = 0
         cdef int64_t number = 0
         if not top.flags & LOADED:
-            if codec.code == T_INT and current_number(self.handle.slot, &number):
+            if codec.code == T_INT and current_number(self.handle.slot, &number) and (
+                    wdkm_load64(&self.handle.slot.generation) == self.handle.generation_):
                 top.held = PyLong_FromLongLong(number)
                 top.flags |= LOADED
                 return top.held
             data = current(self.handle.segment_, self.handle.index, &length)
-            top.held = codec.decode_from(data, length)
+            value = codec.decode_from(data, length)
+            if wdkm_load64(&self.handle.slot.generation) != self.handle.generation_:
+                gone(self.handle.segment_, self.handle.slot)
+            top.held = value
             top.flags |= LOADED
         return top.held
 
@@ -144,7 +150,8 @@ cdef class Guard:
             NotOwned: the guard was released, is another thread's, or was inherited over fork.
             TypeError: (when set) the value is not a T. The old T stands.
             OverflowError: (when set) an int beyond 64 bits.
-            MutexDamaged: (when read) the bytes in shared memory are not a T.
+            MutexDamaged: (when first read) the bytes in shared memory are not a T.
+            MutexDestroyed: (when first read) the mutex was destroyed meanwhile.
         """
         if not (self.flags & HELD and self.thread == thread_state().serial):
             self.must_hold("value")
@@ -289,9 +296,10 @@ cdef class Guard:
 
     def __exit__(self, kind, error, traceback):
         cdef wdkm_thread *me
-        cdef bint fast = self.handle.kind == KIND_FAST
+        cdef bint fast
         if not self.flags & HELD:
             return False
+        fast = self.handle.kind == KIND_FAST
         me = thread_at_level()
         if self.thread != me.serial:
             if before_fork(self.thread):
@@ -356,14 +364,19 @@ cdef class Guard:
             local.root = <void *>copy
         left.setdefault(copy.thread, []).append(copy)
         orphans += 1
+        if self.tid == self.thread_group():
+            Py_AddPendingCall(reap_in_main, NULL)  # the main thread may be told; the others find it when they next lock
         forget_ended()
         return 0
+
+    cdef uint32_t thread_group(self) noexcept:
+        return <uint32_t>(thread_state().owner >> 32)
 
     def __dealloc__(self):
         cdef wdkm_local *local
         if self.flags & HELD:
             if self.thread == thread_state().serial:
-                self.finish(True)
+                self.finish(not self.handle.segment_.closed)
             elif not before_fork(self.thread):
                 self.leave_behind()
         if self.root is None and self.handle is not None:
@@ -382,6 +395,8 @@ cdef class Guard:
         return format(self.get_value(), spec)
 
     def __repr__(self):
+        if self.handle is None:
+            return "<Guard of nothing>"
         name = slot_name(self.handle.slot)
         state = "released" if not self.flags & HELD else "inherited over fork" if before_fork(self.thread) else "held"
         return f"<Guard of {type(self.handle).__name__} {name!r}, {state}>"
@@ -399,12 +414,22 @@ cdef dict left = {}
 orphans = 0
 
 
+cdef int reap_in_main(void *nothing) except -1 with gil:
+    """Called by the interpreter between two bytecodes of the main thread, where an exception is raised as any other."""
+    return reap_orphans(thread_state())
+
+
 cdef int reap_orphans(wdkm_thread *me) except -1:
     global orphans
+    cdef list mine = left.pop(me.serial, None)
     cdef Guard guard
-    for guard in left.pop(me.serial, ()):
+    while mine:
+        guard = mine.pop()
         orphans -= 1
-        guard.finish(True)
+        try:
+            guard.finish(True)
+        except Exception:
+            PyErr_WriteUnraisable(guard)  # as from a finalizer: whoever locks something else now has nothing to do with it
     return 0
 
 
@@ -412,10 +437,12 @@ cdef int forget_ended() except -1:
     """Drop what was left to threads that have ended: the kernel released their locks, and T is as last committed."""
     global orphans
     cdef Guard guard
-    for serial in list(left):
-        guard = left[serial][0]
+    for serial, guards in list(left.items()):
+        if not guards:
+            continue
+        guard = guards[0]
         if before_fork(serial) or not os.path.exists(f"/proc/self/task/{guard.tid}"):
-            for guard in left.pop(serial):
+            for guard in left.pop(serial, ()):
                 orphans -= 1
                 guard.flags &= ~HELD
     return 0

@@ -6,12 +6,13 @@ segment. The first handle of an anonymous mutex also owns the mutex: the slot is
 unless the handle was pickled or the process forked meanwhile, because others may then be using it.
 """
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._segment cimport Segment, held_for, slot_name
 from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder
-from ._tenant import empty, snapshot, vacate
+from ._tenant import empty, reclaim, snapshot, vacate
 from ._thread cimport fork_count
 from .errors import MutexDestroyed
 from .types import SECTION
@@ -21,6 +22,7 @@ from .types import SECTION
 cdef Segment nowhere = Segment.nowhere()
 
 
+@cython.no_gc
 cdef class Handle:
     """Base of KMutex, FastMutex and CriticalSection."""
 
@@ -159,5 +161,12 @@ cdef class Handle:
         return hash((<uint64_t>self.slot, self.generation_))
 
     def __dealloc__(self):
-        if self.pool is not None and self.forks == fork_count():
-            self.pool.free_slot(self.segment_, self.index, self.generation_)
+        # No Python code for a small T: a signal handler could raise in it, and its exception would be lost here.
+        if self.pool is not None and self.forks == fork_count() and not self.pool.closed:
+            if vacate(self.segment_, self.index, self.generation_):
+                place = self.segment_, self.index
+                if reclaim(self.segment_, self.index):
+                    self.pool._free.append(place)
+                else:
+                    self.pool._quarantine.append(place)
+                self.pool._used -= 1

@@ -5,7 +5,8 @@
 state of the slot             what a locker does
 ============================  ==========================================================================================
 free, nobody starving         takes it: one compare-and-swap, no system call
-free, a waiter is starving    waits politely, at most POLITE, so that the starving waiter is served first
+free, a waiter is starving    waits politely, at most POLITE, so that the starving waiter is served first; who may not wait
+                              is turned away, unless the starving one has not come for POLITE
 held by this thread           FastMutex: AlreadyOwned; KMutex and CriticalSection never come here
 held in another process       spins for a microsecond or two, then parks
 held in this process          parks at once: the holder may need the GIL
@@ -23,8 +24,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, wdkm_acquired, wdkm_add32,
-                     wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_now,
-                     wdkm_pause, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock)
+                     wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
+                     wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
+                     wdkm_word_abandoned)
 from . import holder
 from ._thread cimport thread_state
 from .errors import AlreadyOwned, LockTimeout, MutexDamaged
@@ -75,19 +77,45 @@ cdef int serve(wdkm_slot *slot) noexcept nogil:
     return 0
 
 
-cdef int let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcept nogil:
-    """Let starving waiters go first. 0: they are served, or time is up; EAGAIN-like 1: they did not come."""
+cdef bint did_not_come(wdkm_slot *slot) noexcept nogil:
+    """Whether the starving waiters of a lock that is free are dead or stopped: the first who asks notes the time, and who asks
+    POLITE later, with no acquisition in between, gets a yes. For those who may not wait themselves."""
+    cdef uint32_t now = <uint32_t>(wdkm_now() // 1000000) & 0xfffff
+    cdef uint32_t hold = (slot.acquired_low & 0xfff) << 20
+    cdef uint32_t noted = wdkm_load32(&slot.refused)
+    if noted == 0 or noted & 0xfff00000u != hold:
+        wdkm_store32(&slot.refused, hold | now)
+        return False
+    return ((now - noted) & 0xfffff) >= POLITE // 1000000
+
+
+cdef int take_free(wdkm_slot *slot, bint overdue) noexcept nogil:
+    """One attempt although waiters starve, when they did not come for a lock that is free."""
+    cdef int code
+    if wdkm_lock_word(slot) != 0 and not wdkm_word_abandoned(wdkm_lock_word(slot)):
+        return pthread_mutex_trylock(&slot.mutex)  # it is held: EBUSY, or EDEADLK
+    if slot.starving != 0 and not overdue and not did_not_come(slot):
+        return EBUSY
+    code = pthread_mutex_trylock(&slot.mutex)
+    if (code == 0 or code == EOWNERDEAD) and slot.starving != 0:
+        wdkm_store32(&slot.starving, 0)
+        wdkm_futex_wake_all(&slot.starving)
+    return code
+
+
+cdef bint let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcept nogil:
+    """Let starving waiters go first, at most until the deadline. True when they had POLITE and were not all served."""
     cdef uint32_t waiting
     cdef int64_t now
     while True:
         waiting = wdkm_load32(&slot.starving)
         if waiting == 0:
-            return 0
+            return False
         now = wdkm_now()
-        if now >= deadline:
-            return 0
         if now - start >= POLITE:
-            return 1
+            return True
+        if now >= deadline:
+            return False
         wdkm_futex_wait(&slot.starving, waiting, min(deadline - now, start + POLITE - now))
 
 
@@ -105,11 +133,9 @@ cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t dea
                 code = EBUSY
                 if not starving:
                     overdue = let_go_first(slot, now, deadline)
-                    code = pthread_mutex_trylock(&slot.mutex)
-                    if overdue and (code == 0 or code == EOWNERDEAD):
-                        # The lock was free, and those who claimed to starve did not take it: they are dead or stopped.
-                        wdkm_store32(&slot.starving, 0)
-                        wdkm_futex_wake_all(&slot.starving)
+                    code = take_free(slot, overdue)
+                    if code == EBUSY and wdkm_now() >= deadline:
+                        code = ETIMEDOUT
                 if code == EBUSY:
                     now = wdkm_now()
                     code = wdkm_lock_until(slot, min(deadline, now + slice_))
@@ -144,8 +170,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         if slot.starving != 0 and wdkm_load64(&slot.owner) == me.owner:
             code = pthread_mutex_trylock(&slot.mutex)  # EDEADLK, behind the back of those who starve
         elif timeout == 0:
-            # A waiter that starves may be dead. Who cannot wait must not be turned away from a free lock for that.
-            code = pthread_mutex_trylock(&slot.mutex)
+            code = take_free(slot, False)
             if code == EBUSY:
                 held_since(slot)
                 return EXPIRED
@@ -169,6 +194,8 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     if code == ETIMEDOUT:
         return EXPIRED
     if code == EDEADLK:
+        if wdkm_load64(&slot.generation) != generation:
+            gone(segment, slot)
         name = slot_name(slot)
         raise AlreadyOwned(
             f"this thread holds mutex {name!r} already (or is just acquiring it), and a FastMutex is not recursive: waiting "

@@ -26,6 +26,7 @@ cdef enum:
     KIND_K = 2
 
 
+@cython.no_gc
 cdef class Mutex(Handle):
     """Base of KMutex and FastMutex."""
 
@@ -33,8 +34,6 @@ cdef class Mutex(Handle):
         """Acquire the lock: LIVE, ABANDONED or EXPIRED."""
         cdef wdkm_slot *slot = self.slot
         cdef int code
-        if orphans:
-            reap_orphans(me)
         code = attempt(slot)
         if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
             wdkm_acquired(slot, me.owner)
@@ -61,6 +60,8 @@ cdef class Mutex(Handle):
         cdef int limit = APC if waits or self.kind == KIND_FAST else DISPATCH
         if me.level > limit:
             refuse_level(operation, slot_name(self.slot), me.level, limit)
+        if orphans:
+            reap_orphans(me)
         return me
 
     def lock(self, object timeout=None):
@@ -96,6 +97,8 @@ cdef class Mutex(Handle):
 
     def try_lock(self):
         """Return a guard if the lock is free now (or, for a KMutex, this thread's), else None. Never waits.
+
+        A free lock counts as taken while somebody who has waited over 1 ms is about to get it, for 4 ms at most.
 
         IRQL: KMutex up to DISPATCH, FastMutex up to APC (ExTryToAcquireFastMutex).
 

@@ -10,9 +10,11 @@ import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy
+from posix.unistd cimport close
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ._codec cimport Codec, Encoded
@@ -21,12 +23,14 @@ from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, wdkm_data_h
                      wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_slot, wdkm_store64)
 from . import data as data_segments
 from . import shm
-from .errors import MutexDamaged, MutexDestroyed, PagedPoolAllocFailed
+from .errors import MutexDamaged, MutexDestroyed
 from .names import data_segment
 
 # A data segment up to this capacity is kept for the next T of its buffer although T has become small.
 cdef uint64_t KEEP = 16384
 cdef uint64_t PUNCH = data_segments.PUNCH_BYTES
+# A T from this size on is copied by pread(2) when it is read without the lock.
+cdef uint32_t PEEK_MAPPED = 65536
 
 
 cdef int gone(Segment segment, wdkm_slot *slot) except -1:
@@ -60,21 +64,41 @@ cdef void forget(Segment segment, Py_ssize_t index, int buffer) noexcept:
         mapping.id = mapping.size = 0
 
 
-cdef int map_fd(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd) except -1:
-    """Map an open data segment in place of what the buffer had mapped."""
-    cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)
-    cdef size_t size = os.fstat(fd).st_size
-    cdef void *base
-    forget(segment, index, buffer)
+cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd, size_t size) except NULL:
+    """Map an open data segment in place of what the buffer had mapped, and close the descriptor.
+
+    From here to the use of the mapping no Python code may run: another thread, or a signal handler, that peeks at the same mutex
+    may then replace the mapping by that of the segment that it has found.
+    """
+    cdef wdkm_mapping *mapping = NULL
+    cdef void *base = MAP_FAILED
+    cdef int code = 0
+    if size >= WDKM_DATA_HEADER:
+        base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        code = errno
+    close(fd)
     if size < WDKM_DATA_HEADER:
         raise FileNotFoundError(data_segment(segment.prefix, ident))
-    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
-        raise shm.no_room(data_segment(segment.prefix, ident), size, OSError(12, "mmap"))
+        raise shm.no_room(data_segment(segment.prefix, ident), size, OSError(code, os.strerror(code)))
+    try:
+        mapping = mapping_of(segment, index, buffer)
+    except MemoryError:
+        munmap(base, size)
+        raise
+    forget(segment, index, buffer)
     mapping.base = <unsigned char *>base
     mapping.size = size
     mapping.id = ident
-    return 0
+    return mapping
+
+
+cdef size_t size_of(int fd) except? 0:
+    try:
+        return os.fstat(fd).st_size
+    except BaseException:
+        close(fd)
+        raise
 
 
 cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
@@ -86,16 +110,13 @@ cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
 
 
 cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL:
-    """Have the data segment `ident` mapped. FileNotFoundError when it is gone."""
+    """Have the data segment `ident` mapped; to be used at once, see install(). FileNotFoundError when it is gone."""
     cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)
     cdef int fd
-    if mapping.base == NULL or mapping.id != ident:
-        fd = shm.open_segment(data_segment(segment.prefix, ident))
-        try:
-            map_fd(segment, index, buffer, ident, fd)
-        finally:
-            os.close(fd)
-    return mapping
+    if mapping.base != NULL and mapping.id == ident:
+        return mapping
+    fd = shm.open_segment(data_segment(segment.prefix, ident))
+    return install(segment, index, buffer, ident, fd, size_of(fd))
 
 
 cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL:
@@ -165,15 +186,14 @@ cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t
             return mapping.base + WDKM_DATA_HEADER
         drop(segment, index, buffer)
     remove_pending(segment, slot)
+    if segment.closed:
+        gone(segment, slot)
     ident = data_segments.new_id()
     # Noted before it is made: killed from here on, the next holder knows what to remove.
     wdkm_store64(&slot.pending, ident)
     try:
         fd = data_segments.make(segment.prefix, ident, data_segments.capacity_for(size))
-        try:
-            map_fd(segment, index, buffer, ident, fd)
-        finally:
-            os.close(fd)
+        mapping = install(segment, index, buffer, ident, fd, size_of(fd))
         # Destroyed meanwhile? Whoever destroyed it may have listed the data segments before ours was there.
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)
@@ -183,7 +203,7 @@ cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t
         raise
     wdkm_store64(&slot.data[buffer], ident)
     slot.pending = 0
-    return segment.local[index].maps[buffer].base + WDKM_DATA_HEADER
+    return mapping.base + WDKM_DATA_HEADER
 
 
 cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except -1:
@@ -208,7 +228,7 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
     if slot.data[0] | slot.data[1]:
         try:
             give_back(segment, index, buffer, size)
-        except Exception:
+        except (OSError, MemoryError):
             pass  # T is published, and what could not be given back now is found by the next commit
     return 0
 
@@ -235,16 +255,17 @@ cdef uint64_t kept_bytes(Segment segment, Py_ssize_t index, int buffer) noexcept
 cdef object copy_data(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, uint32_t size):
     """A copy of the first bytes of a data segment for a reader without the lock, or None when it is gone."""
     cdef wdkm_mapping *mapping
-    if size < PUNCH:
+    if size < PEEK_MAPPED:
         try:
             mapping = mapped(segment, index, buffer, ident)
         except FileNotFoundError:
             return None
         if capacity(mapping) < size:
             return None
-        if capacity(mapping) < PUNCH:
+        if capacity(mapping) + WDKM_DATA_HEADER < PUNCH:
             return PyBytes_FromStringAndSize(<const char *>mapping.base + WDKM_DATA_HEADER, size)
-    # Its memory may be taken away under a mapping at any time; pread(2) then reads zeros, where a mapping could fault.
+    # The memory of a large one may be taken away under a mapping at any time; pread(2) then reads zeros, where a mapping could
+    # fault. It also lets other threads go on meanwhile.
     return data_segments.read(segment.prefix, ident, size)
 
 

@@ -12,7 +12,7 @@ from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
 from . import handles
-from .errors import NotOwned
+from .errors import DriverMutexError, NotOwned
 
 
 @cython.final
@@ -170,8 +170,19 @@ cdef class CriticalSection(Handle):
         return depth
 
     def _acquire_restore(self, uint32_t depth):
-        self.take(-1)
+        # As RLock: Condition.wait() must not return, nor raise, without the lock. Ctrl-C is raised once it is had.
+        late = None
+        while True:
+            try:
+                self.take(-1)
+                break
+            except DriverMutexError:
+                raise
+            except BaseException as error:
+                late = late or error
         self.segment_.local[self.index].depth = depth
+        if late is not None:
+            raise late
 
     def _at_fork_reinit(self):
         """In a forked child: forget that the parent's thread was in it. The parent still is."""

@@ -14,6 +14,7 @@ cdef class Segment:
     cdef readonly Py_ssize_t count
     cdef size_t size
     cdef int fd
+    cdef bint closed
     cdef set mapped
     cdef object __weakref__
 

@@ -5,9 +5,12 @@ A segment is published by writing its magic last. Whoever maps it checks every f
 the bytes mean something else: layout, size of a pthread mutex, C library, word size, boot and pid namespace.
 """
 
+import fcntl
 import os
+import threading
 from weakref import WeakValueDictionary
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -31,6 +34,17 @@ cdef extern from *:
     int wdkm_punch(int fd, long long offset, long long length) nogil
 
 cdef object attached = WeakValueDictionary()
+# Two mappings of one segment would be two accounts of who holds what in it. Recursive, for a signal handler that attaches.
+cdef object attaching = threading.RLock()
+
+
+def renew_lock():
+    """In a forked child: whoever held it in the parent is not here to release it."""
+    global attaching
+    attaching = threading.RLock()
+
+
+os.register_at_fork(after_in_child=renew_lock)
 
 #: Where slots begin in a segment, in bytes, and how long one is.
 HEADER_BYTES = WDKM_HEADER
@@ -45,6 +59,7 @@ def punch_hole(int fd, long long offset, long long length):
         raise OSError(errno, os.strerror(errno))
 
 
+@cython.no_gc
 cdef class Segment:
     """One pool segment. Made by :meth:`create` or :meth:`attach`; unmapped when nothing refers to it any more.
 
@@ -77,6 +92,8 @@ cdef class Segment:
         self.prefix = prefix
         fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
         try:
+            if keep_open:
+                fcntl.flock(fd, fcntl.LOCK_SH)  # before it can be found to be nobody's
             self._adopt(fd, WDKM_HEADER + slots * sizeof(wdkm_slot), slots, keep_open)
             header = self.header
             header.layout = WDKM_LAYOUT
@@ -134,10 +151,11 @@ cdef class Segment:
         self._check()
         if nonce is not None and self.header.nonce != <uint64_t>nonce:
             raise MutexDestroyed(f"segment {name} was removed and made anew since this handle was made", name=name)
-        found = attached.get((name, self.header.nonce))
-        if found is not None:
-            return found
-        attached[name, self.header.nonce] = self
+        with attaching:
+            found = attached.get((name, self.header.nonce))
+            if found is not None:
+                return found
+            attached[name, self.header.nonce] = self
         return self
 
     @staticmethod
@@ -230,6 +248,10 @@ cdef class Segment:
     def flag_destroyed(self):
         """Record that the pool is being destroyed, so that a successor finishes it."""
         self.header.destroyed = 1
+
+    def abandon(self):
+        """Note that the names of this pool are gone for good: no data segment is made in it any more."""
+        self.closed = True
 
     @property
     def destroyed(self):

@@ -48,6 +48,7 @@ cdef extern from "slot.h" nogil:
         uint32_t abandoned
         uint32_t abandoned_pid
         uint32_t timeouts
+        uint32_t refused
         char label[24]
         char name[104]
 

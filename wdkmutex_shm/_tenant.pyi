@@ -33,6 +33,18 @@ def occupy(
     data_length: int,
     serial: int,
 ) -> int: ...
+def occupy_from(
+    free: list[tuple[Segment, int]],
+    name: bytes,
+    kind: int,
+    code: int,
+    type_hash: int,
+    label: bytes,
+    payload: bytes,
+    data_id: int,
+    data_length: int,
+    serial: int,
+) -> tuple[Segment, int, int] | None: ...
 def vacate(segment: Segment, index: int, generation: int) -> bool: ...
 def reclaim(segment: Segment, index: int) -> bool: ...
 def empty(segment: Segment, index: int) -> None: ...

@@ -60,6 +60,18 @@ def occupy(Segment segment not None, Py_ssize_t index, bytes name not None, int 
     return generation + 1
 
 
+def occupy_from(list free not None, *tenant):
+    """Take a free slot off the end of a list of (segment, slot) and :func:`occupy` it, as one step.
+
+    Returns (segment, slot, generation), or None when the list is empty. No Python code, and so no signal handler and no
+    other thread, runs between the two.
+    """
+    if not free:
+        return None
+    segment, index = free.pop()
+    return segment, index, occupy(segment, index, *tenant)
+
+
 def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
     """End a tenancy: from now on every handle to it raises MutexDestroyed. False if it had ended already."""
     cdef wdkm_slot *slot = segment.at(index)
@@ -79,7 +91,7 @@ def reclaim(Segment segment not None, Py_ssize_t index):
         return False
     try:
         empty(segment, index)
-        slot.starving = 0
+        slot.starving = slot.refused = 0
     finally:
         wdkm_unlock(slot)
     return True

@@ -87,8 +87,9 @@ def create(prefix: str, payload: bytes) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     ident = new_id()
-    fd = make(prefix, ident, capacity_for(len(payload)))
+    fd = -1
     try:
+        fd = make(prefix, ident, capacity_for(len(payload)))
         view = memoryview(payload)
         offset = DATA_HEADER_BYTES
         while view:
@@ -99,7 +100,8 @@ def create(prefix: str, payload: bytes) -> int:
         unlink(prefix, ident)
         raise
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
     return ident
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,8 +66,8 @@ def create_anonymous(mutex: Any, kind: int, value: Any, type_: Any) -> None:
 
     mutex._must_be_new()
     codec = codec_for(value, type_)
-    pool, ref = private.allocate(kind, codec.tag, codec.encode(value))
-    mutex._bind(pool._by_name[ref.segment], ref.slot, ref.generation, kind, codec, pool)
+    pool, segment, ref = private.allocate(kind, codec.tag, codec.encode(value))
+    mutex._bind(segment, ref.slot, ref.generation, kind, codec, pool)
 
 
 def create_anonymous_section(section: CriticalSection) -> None:
@@ -74,8 +75,8 @@ def create_anonymous_section(section: CriticalSection) -> None:
     from . import private
 
     section._must_be_new()
-    pool, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
-    section._bind(pool._by_name[ref.segment], ref.slot, ref.generation, KIND_SECTION, SECTION, pool)
+    pool, segment, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
+    section._bind(segment, ref.slot, ref.generation, KIND_SECTION, SECTION, pool)
 
 
 def _destroyed(name: str) -> MutexDestroyed:
@@ -150,6 +151,11 @@ def consume(mutex: Any, box_codec: Codec | None) -> Any:
     """``to_owned`` and ``to_owned_box``: take T out under the lock, then end the tenancy."""
     name = mutex.name
     guard = mutex.try_lock()
+    for _ in range(20):
+        if guard is not None or mutex.owner is not None:
+            break
+        time.sleep(0.001)  # free, but promised to a waiter, who may be dead
+        guard = mutex.try_lock()
     if guard is None:
         info = info_of(_map_of(mutex), mutex.slot_index, mutex.generation)
         raise MutexBusy(
@@ -196,5 +202,5 @@ def box_of(payload: Sequence[int] | bytes, codec: Codec) -> Box[Any]:
     from .box import Box
 
     raw = bytes(payload)
-    pool, ref = private.allocate(KIND_BOX, codec.tag, raw)
-    return Box._own(pool, pool._by_name[ref.segment], ref.slot, ref.generation, codec)
+    pool, segment, ref = private.allocate(KIND_BOX, codec.tag, raw)
+    return Box._own(pool, segment, ref.slot, ref.generation, codec)

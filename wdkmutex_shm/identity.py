@@ -9,7 +9,7 @@ import os
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Identity", "boot_id", "command_of", "is_dead", "me", "pid_namespace", "start_time"]
+__all__ = ["Identity", "boot_id", "command_of", "image", "is_dead", "me", "pid_namespace", "start_time"]
 
 
 class Identity(NamedTuple):
@@ -41,6 +41,16 @@ def start_time(pid: int) -> int | None:
     # The command, in parentheses, may itself hold spaces and parentheses: count the fields from its end.
     return int(text[text.rindex(b")") + 2 :].split()[19])
 
+
+_images: dict[int, int] = {}
+
+
+def image() -> int:
+    """Return a random number for the program that the calling process runs; exec changes it, and so does fork."""
+    return _images.get(os.getpid()) or _images.setdefault(os.getpid(), int.from_bytes(os.urandom(4), "little"))
+
+
+os.register_at_fork(after_in_child=_images.clear)
 
 _mine: Identity | None = None
 

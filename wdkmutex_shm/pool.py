@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import _tenant, data, shm
+from . import _tenant, shm
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, PagedPoolAllocFailed
 from .names import KIND_WORDS, data_segment, pool_segment
@@ -119,7 +119,7 @@ def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
 
 
 class Pool:
-    """The allocator of one pool. Not thread-safe by itself; the daemon is single-threaded, the private pool locks.
+    """The allocator of one pool. One thread uses it; the private pool, which is used by all, sees to that itself.
 
     Attributes:
         prefix: what the names of its segments begin with.
@@ -183,33 +183,43 @@ class Pool:
             self.segments[0].raise_serial(top)
 
     def _add(self, segment: Segment) -> None:
-        self.segments.append(segment)
         self._by_name[segment.name] = segment
+        self.segments.append(segment)
+
+    def _next_number(self) -> int:
+        return len(self.segments)
 
     def _grow(self) -> None:
         total = sum(segment.count for segment in self.segments)
         slots = max(self._first_slots, min(_MOST_SLOTS, total))
         while True:
-            name = pool_segment(self.prefix, len(self.segments))
+            name = pool_segment(self.prefix, self._next_number())
             try:
                 segment = Segment.create(name, self.prefix, slots, self._keep_open)
+                self._add(segment)
                 break
             except PagedPoolAllocFailed:
                 # Where little is left, a smaller segment may still fit.
                 if slots <= 64:
                     raise
                 slots = max(64, slots // 4)
-        self._add(segment)
+            except BaseException as error:
+                # A signal handler may raise anywhere; a segment that was not added must not stay.
+                if name not in self._by_name and not isinstance(error, FileExistsError):
+                    shm.unlink(name)
+                raise
         self._free.extend((segment, index) for index in range(segment.count - 1, -1, -1))
 
     def _reclaim(self) -> None:
-        still: list[tuple[Segment, int]] = []
-        for segment, index in self._quarantine:
+        # Only steps that are whole by themselves: in a private pool, finalizers put slots here at any moment.
+        held: list[tuple[Segment, int]] = []
+        for _ in range(len(self._quarantine)):
+            segment, index = self._quarantine.pop()
             if _tenant.reclaim(segment, index):
                 self._free.append((segment, index))
             else:
-                still.append((segment, index))
-        self._quarantine = still
+                held.append((segment, index))
+        self._quarantine.extend(held)
 
     def allocate(
         self, name: bytes, kind: int, tag: TypeTag, payload: bytes, data: tuple[int, int] | None = None
@@ -225,18 +235,23 @@ class Pool:
         Raises:
             PagedPoolAllocFailed: no room for another segment; nothing has changed.
         """
-        if not self._free:
-            self._reclaim()
-        if not self._free:
-            self._grow()
-        segment, index = self._free[-1]
         code, hashed, label = tag
         ident, length = data or (0, 0)
-        serial = self.segments[0].take_serial()
-        generation = _tenant.occupy(segment, index, name, kind, code, hashed, label, payload, ident, length, serial)
-        self._free.pop()
+        if not self._free:
+            self._reclaim()
+        while True:
+            serial = self.segments[0].take_serial() if self.segments else 0
+            place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
+            if place is not None:
+                break
+            self._grow()
+        segment, index, generation = place
         self._used += 1
         return SlotRef(segment.name, segment.nonce, index, generation)
+
+    def segment_of(self, ref: SlotRef) -> Segment:
+        """Return the segment that a place allocated here is in."""
+        return self._by_name[ref.segment]
 
     def free(self, ref: SlotRef) -> bool:
         """Destroy a mutex: handles to it raise MutexDestroyed from now on. False if it was destroyed already.
@@ -316,8 +331,9 @@ class Pool:
         destroyed = 0
         for _, ref, _ in self.tenants():
             destroyed += self.free(ref)
+        # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         for name in shm.listing(self.prefix + ".d"):
-            data.discard(self.prefix, int(name[len(self.prefix) + 2 :], 16))
+            shm.unlink(name)
         for segment in reversed(self.segments):
             shm.unlink(segment.name)
         self.segments.clear()

@@ -83,7 +83,7 @@ typedef struct {
     uint32_t abandoned;
     uint32_t abandoned_pid;
     uint32_t timeouts;
-    uint32_t reserved;
+    uint32_t refused; /* first attempt turned away from a free lock: low 12 bits of acquisitions << 20 | milliseconds */
 
     char label[WDKM_LABEL];
     char name[WDKM_NAME];

@@ -15,7 +15,7 @@ from . import data, identity, shm
 from ._segment import Segment, attached_segments
 from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
-from .names import data_segment, user_prefix
+from .names import data_segment, private_prefix, user_prefix
 from .pool import Pool
 
 __all__ = ["dead_private_pools", "leave_private_pools", "orphan_data"]
@@ -54,31 +54,42 @@ def _comparable(name: str, fd: int) -> bool:
     return True
 
 
-def _remove(names: list[str]) -> list[str]:
-    """Remove the segments of one dead private pool if nobody has any of them flocked."""
-    opened: list[tuple[str, int]] = []
+def _unused(name: str) -> bool:
+    """Whether nobody has a pool segment flocked, and its pids mean processes that we can see."""
     try:
-        for name in names:
-            fd = shm.open_segment(name)
-            opened.append((name, fd))
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _comparable(name, fd):
-                return []
-    except (BlockingIOError, FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
-        return []
-    else:
-        return [name for name, _ in opened if shm.unlink(name)]
+        fd = shm.open_segment(name)
+    except FileNotFoundError:
+        return True
+    except (SegmentRefused, PagedPoolAllocFailed):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _comparable(name, fd)
+    except BlockingIOError:
+        return False
     finally:
-        for _, fd in opened:
-            os.close(fd)
+        os.close(fd)
+
+
+def _remove(names: list[str]) -> list[str]:
+    """Remove the segments of one pool whose maker is dead, if nobody uses it.
+
+    One at a time, for there may be more of them than descriptors. Nobody can begin to use it in between: a handle to it
+    would have to come from somebody who uses it.
+    """
+    if not all(_unused(name) for name in names):
+        return []
+    return [name for name in names if shm.unlink(name)]
 
 
 def dead_private_pools() -> list[str]:
     """Remove the private pools of dead processes that nobody uses. Returns the names of the segments removed."""
     removed: list[str] = []
-    for prefix, (pid, start) in _private_prefixes().items():
+    me = identity.me()
+    own = private_prefix(*me, identity.image())
+    for prefix, maker in _private_prefixes().items():
         # This very process may have left one as well: the program that it ran before an exec did.
-        if identity.is_dead(pid, start) or (pid, start) == identity.me():
+        if prefix != own and (maker == me or identity.is_dead(*maker)):
             removed += _remove(shm.listing(prefix + "."))
     return removed
 
@@ -92,6 +103,8 @@ def leave_private_pools() -> None:
     for prefix, segments in pools.items():
         pid, start = segments[0].creator
         if ((pid, start) == identity.me() or identity.is_dead(pid, start)) and _only_user(segments):
+            for segment in segments:
+                segment.abandon()
             for name in shm.listing(prefix + "."):
                 shm.unlink(name)
 

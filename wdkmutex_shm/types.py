@@ -62,6 +62,14 @@ def _unpack(raw: bytes) -> Any:
     return msgpack.unpackb(raw, raw=False, strict_map_key=False)
 
 
+def _unpack_frozen(raw: bytes) -> Any:
+    """As :func:`_unpack`; where T has keys that msgpack gives back as lists, all its lists become tuples."""
+    try:
+        return _unpack(raw)
+    except TypeError:
+        return msgpack.unpackb(raw, raw=False, strict_map_key=False, use_list=False)
+
+
 def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
     return Codec(code, code, label.encode(), kind, pack=_pack, unpack=_unpack, mutable=mutable)
 
@@ -114,9 +122,11 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
 
     def of_hint(value: Any) -> None:
         try:
-            msgspec.convert(value, kind)
+            same = type(msgspec.convert(value, kind)) is type(value)
         except msgspec.ValidationError as error:
             raise TypeError(f"T of this mutex is {kind!r}: {error}") from None
+        if not same:  # it can be converted, as a tuple to a list, and would come back so
+            raise TypeError(f"T of this mutex is {kind!r}, not {type(value).__name__}")
 
     return of_hint
 
@@ -231,7 +241,7 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
     if code == _T_SECTION:
         return SECTION
     if code == _T_TYPED:
-        return Codec(_T_ANY, hashed, label, None, pack=_pack, unpack=_unpack, mutable=True, frozen=True)
+        return Codec(_T_ANY, hashed, label, None, pack=_pack, unpack=_unpack_frozen, mutable=True, frozen=True)
     for codec in (ANY, *_PLAIN.values()):
         if codec.code == code:
             return codec
