@@ -50,7 +50,7 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     cdef Guard guard = Guard.__new__(Guard)
     guard.handle = handle
     guard.thread = me.serial
-    guard.tid = me.owner & 0xffffffff
+    guard.tid = <uint32_t>me.owner
     guard.flags = HELD
     guard.depth = 1
     guard.dead_pid = <int>handle.slot.abandoned_pid if abandoned else -1

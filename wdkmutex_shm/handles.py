@@ -188,11 +188,13 @@ def _map_of(mutex: Any) -> Segment:
 def _end_tenancy(mutex: Any, name: str) -> None:
     prefix: str = mutex.segment[: mutex.segment.rindex(".")]
     instance = prefix.rpartition(".")[2]
-    if ".@" not in prefix:
+    if ".@" in prefix:
+        ended = mutex._vacate()
+    else:
         from .grt import unregister_slot
 
-        unregister_slot(instance, name, mutex.generation)
-    elif not mutex._vacate():
+        ended = unregister_slot(instance, name, mutex.generation, mutex.segment, mutex.slot_index)
+    if not ended:
         raise _destroyed(name)
 
 

@@ -79,7 +79,8 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        ident, level = self._saved.pop()
+        ident, level = self._saved[-1]
         if ident != get_ident():  # which a forked child's thread has from its parent, together with the level
             raise NotOwned("raise_irql was entered in another thread; that thread's level stands")
+        self._saved.pop()
         set_raised_level(level)

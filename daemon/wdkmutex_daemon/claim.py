@@ -1,0 +1,81 @@
+"""The right to write an instance's pool.
+
+The daemon's lock file lies in the runtime folder, and a user can have two of those (a login session's and a cron
+job's) but only one ``/dev/shm``. So the daemon also locks the pool itself, by its first segment.
+"""
+
+from __future__ import annotations
+
+import os
+
+import portalocker
+
+from wdkmutex_shm import shm
+from wdkmutex_shm._segment import Segment
+from wdkmutex_shm.errors import DaemonError
+from wdkmutex_shm.names import pool_segment
+from wdkmutex_shm.pool import Pool
+
+__all__ = ["PoolClaim", "ServedAlreadyError"]
+
+
+class ServedAlreadyError(DaemonError):
+    """Another daemon serves the instance."""
+
+
+class PoolClaim:
+    """Context manager: the pool at ``prefix``, recovered or made, which no other process writes meanwhile.
+
+    Raises:
+        ServedAlreadyError: another daemon writes it.
+        PagedPoolAllocFailed, LayoutMismatch, SegmentRefused: the pool cannot be had.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._fd = -1
+
+    def __enter__(self) -> Pool:
+        try:
+            self._lock()  # before anything in it is touched
+            try:
+                pool = Pool.open(self._prefix)
+            except FileExistsError:
+                raise self._served() from None
+            self._lock()  # recovery may have made the segment anew
+            if pool.segments[0].nonce != Segment.attach(pool_segment(self._prefix, 0), self._prefix).nonce:
+                raise self._served()
+            return pool
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self) -> None:
+        """Lock the first segment that there is now, if there is one."""
+        try:
+            fd = shm.open_segment(pool_segment(self._prefix, 0))
+        except FileNotFoundError:
+            return
+        if self._fd >= 0 and os.path.sameopenfile(fd, self._fd):
+            os.close(fd)
+            return
+        try:
+            portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.AlreadyLocked:
+            os.close(fd)
+            raise self._served() from None
+        self.__exit__()
+        self._fd = fd
+
+    def _served(self) -> ServedAlreadyError:
+        server = Pool.server_of(self._prefix)
+        who = f", pid {server[0]} at {server[1]}" if server is not None else ""
+        return ServedAlreadyError(
+            f"another process writes the pool {self._prefix}{who}; stop that daemon first, or use another instance",
+            name=self._prefix,
+        )

@@ -1,0 +1,186 @@
+"""The names of an instance: which tenant of which slot each one means.
+
+The index is only a copy. What counts is in the slots, and the index is rebuilt from them whenever a daemon starts. It
+is compact, because an instance may have a million names: one int for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wdkmutex_shm import _tenant, data
+from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound, ProtocolError
+from wdkmutex_shm.pool import Pool, SlotRef
+
+__all__ = ["Registry"]
+
+_SLOT_BITS = 24
+_SEGMENT_BITS = 16
+_SLOT_MASK = (1 << _SLOT_BITS) - 1
+_SEGMENT_MASK = (1 << _SEGMENT_BITS) - 1
+
+
+class Registry:
+    """Names, and the pool that their mutexes live in. Not thread-safe: it belongs to the daemon's loop.
+
+    Args:
+        pool: the instance's pool, of which this process is the only writer.
+        instance: name of the instance, for messages.
+    """
+
+    def __init__(self, pool: Pool, instance: str) -> None:
+        self.pool = pool
+        self.instance = instance
+        self._places: dict[bytes, int] = {}
+        self._recover()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _recover(self) -> None:
+        """Index what lives in the slots.
+
+        A daemon that was killed while it replaced a mutex leaves two tenants of one name: the one that was registered
+        later is the name's, and the other is freed now, as it was about to be.
+        """
+        serials: dict[bytes, int] = {}
+        doubled: list[SlotRef] = []
+        for name, ref, serial in self.pool.tenants():
+            known = serials.get(name)
+            if known is not None:
+                if serial < known:
+                    doubled.append(ref)
+                    continue
+                doubled.append(self._where(self._places[name]))
+            serials[name] = serial
+            self._places[name] = self._place(ref)
+        for ref in doubled:
+            self.pool.free(ref)
+
+    def _place(self, ref: SlotRef) -> int:
+        number = int(ref.segment.rpartition(".p")[2])
+        return (ref.generation << _SEGMENT_BITS | number) << _SLOT_BITS | ref.slot
+
+    def _where(self, place: int) -> SlotRef:
+        segment = self.pool.segments[place >> _SLOT_BITS & _SEGMENT_MASK]
+        return SlotRef(segment.name, segment.nonce, place & _SLOT_MASK, place >> _SLOT_BITS + _SEGMENT_BITS)
+
+    # --- looking up
+
+    def _find(self, name: bytes) -> SlotRef | None:
+        place = self._places.get(name)
+        if place is None:
+            return None
+        segment = self.pool.segments[place >> _SLOT_BITS & _SEGMENT_MASK]
+        slot, generation = place & _SLOT_MASK, place >> _SLOT_BITS + _SEGMENT_BITS
+        if _tenant.generation_of(segment, slot) == generation:
+            return SlotRef(segment.name, segment.nonce, slot, generation)
+        del self._places[name]  # its generation moved on without us: the mutex is gone
+        self.pool.note_freed(segment, slot)
+        return None
+
+    def find(self, name: bytes) -> SlotRef:
+        """The tenant that a name means.
+
+        Raises:
+            KeyNotFound: no mutex has that name. GrtIsEmpty: none has any.
+        """
+        ref = self._find(name)
+        if ref is not None:
+            return ref
+        text = name.decode("utf-8", "replace")
+        if not self._places:
+            raise GrtIsEmpty(
+                f"the Grt of instance {self.instance!r} holds no mutex at all, so none named {text!r}; register it",
+                name=text,
+                instance=self.instance,
+            )
+        raise KeyNotFound(
+            f"no mutex of instance {self.instance!r} has the name {text!r}; Grt.names() or wdkmutex-daemon list shows "
+            "those there are",
+            name=text,
+            instance=self.instance,
+        )
+
+    def names(self) -> list[bytes]:
+        """All names, in no order that means anything."""
+        return list(self._places)
+
+    # --- changing
+
+    def register(
+        self,
+        name: bytes,
+        kind: int,
+        mode: str,
+        tag: tuple[int, int, bytes],
+        payload: bytes,
+        staged: tuple[int, int] | None,
+    ) -> tuple[SlotRef, bool]:
+        """Give a name a mutex.
+
+        The new mutex lives before the old one is freed: killed in between, a daemon leaves both, never none.
+
+        Args:
+            name: as UTF-8.
+            kind: one of the ``KIND_*`` numbers.
+            mode: one of :data:`wdkmutex_shm.protocol.MODES`.
+            tag: T's code, hash and label.
+            payload: the encoded first T, empty if it is staged.
+            staged: id and length (bytes) of the data segment to adopt, else None.
+
+        Returns:
+            Where the name's mutex lives, and whether it was made now.
+
+        Raises:
+            KeyExists: mode is ``checked`` and the name is taken.
+            PagedPoolAllocFailed: no room; nothing has changed.
+            ProtocolError: the data segment is not there, too short, or in use.
+        """
+        old = self._find(name)
+        if old is not None:
+            if mode == "get_or_register":
+                return old, False
+            if mode == "checked":
+                text = name.decode("utf-8", "replace")
+                raise KeyExists(
+                    f"a mutex of instance {self.instance!r} has the name {text!r} already; get it with Grt.get_*, or "
+                    "replace it with the registration that is not checked",
+                    name=text,
+                    instance=self.instance,
+                )
+        if staged is not None:
+            data.check(self.pool.prefix, *staged)
+            if staged[0] in self.pool.references():
+                raise ProtocolError(f"data segment {staged[0]:016x} belongs to a mutex already")
+        ref = self.pool.allocate(name, kind, tag, payload, staged)
+        self._places[name] = self._place(ref)
+        if old is not None:
+            self.pool.free(old)
+        return ref, True
+
+    def unregister(self, name: bytes, meant: dict[str, Any]) -> None:
+        """Destroy a name's mutex.
+
+        Args:
+            name: as UTF-8.
+            meant: what of ``generation``, ``segment`` and ``slot`` the tenant must have.
+
+        Raises:
+            KeyNotFound: no mutex has that name, or it is another tenant than is meant. GrtIsEmpty: none has any.
+        """
+        ref = self.find(name)
+        if any(getattr(ref, field) != value for field, value in meant.items()):
+            text = name.decode("utf-8", "replace")
+            raise KeyNotFound(
+                f"the name {text!r} of instance {self.instance!r} means another mutex by now",
+                name=text,
+                instance=self.instance,
+            )
+        del self._places[name]
+        self.pool.free(ref)
+
+    def destroy(self) -> int:
+        """Destroy every mutex and remove every segment. Returns how many mutexes there were."""
+        self._places.clear()
+        return self.pool.destroy()

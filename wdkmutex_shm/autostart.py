@@ -1,0 +1,188 @@
+"""Starting the daemon of an instance: one, however many processes ask at once.
+
+Who finds no daemon takes the instance's start lock, looks again, and starts one. The others look for its socket
+meanwhile. The daemon detaches itself (fork, setsid), so its starter keeps no child; a pipe tells when it serves, or
+why it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+from . import paths
+from .client import Client
+from .errors import DaemonUnavailable, GrtIsNull, ProtocolError
+from .lockfile import LockFile
+from .names import check_instance
+from .protocol import READY, Frames, decode_reply
+
+__all__ = ["command", "start"]
+
+_LOOK_EVERY = 0.02
+_STALE_AFTER = 1.0
+
+
+def command() -> list[str]:
+    """The command that runs the daemon's command line: ``WDKMUTEX_DAEMON`` (split as a shell does), else this Python
+    with ``-m wdkmutex_daemon``, else (where ``sys.executable`` is no Python) the script ``wdkmutex-daemon``.
+
+    Raises:
+        DaemonUnavailable: there is none of them.
+    """
+    override = os.environ.get("WDKMUTEX_DAEMON")
+    if override:
+        return shlex.split(override)
+    python = sys.executable or ""
+    if any(word in os.path.basename(python) for word in ("python", "pypy")):
+        return [python, "-m", "wdkmutex_daemon"]
+    script = shutil.which("wdkmutex-daemon")
+    if script is None:
+        raise DaemonUnavailable(
+            "the daemon cannot be started: this process does not run in a python executable and there is no "
+            "wdkmutex-daemon on PATH; start it yourself, or set WDKMUTEX_DAEMON to its command"
+        )
+    return [script]
+
+
+def start(instance: str, timeout: float = 10.0) -> bool:
+    """See to it that a daemon serves ``instance``.
+
+    Args:
+        instance: name of the instance.
+        timeout: seconds.
+
+    Returns:
+        True if this call started it, False if one serves already.
+
+    Raises:
+        DaemonUnavailable: it did not come up in time, or ended at once; the message names its log.
+        PagedPoolAllocFailed: there is no room in /dev/shm for its pool. Other errors of the daemon's start likewise.
+        RuntimeFolderRefused: the runtime folder is not safe.
+    """
+    deadline = time.monotonic() + timeout
+    path = paths.start_lock_path(check_instance(instance))
+    lock = LockFile(path)
+    while True:
+        if _answers(instance, deadline):
+            return False
+        # Whoever holds the lock has made its file and will remove it: to look for that is cheaper than to try the lock.
+        if not _just_made(path) and lock.try_acquire():
+            break
+        if time.monotonic() >= deadline:
+            raise DaemonUnavailable(
+                f"another process is starting the daemon of instance {instance!r} and did not succeed within "
+                f"{timeout:g} s; look into {paths.log_path(instance)}",
+                name=instance,
+                instance=instance,
+            )
+        time.sleep(_LOOK_EVERY)
+    try:
+        if _answers(instance, deadline):
+            return False
+        _spawn(instance, deadline)
+        return True
+    finally:
+        lock.release(remove=True)
+
+
+def _just_made(path: str) -> bool:
+    try:
+        return abs(time.time() - os.stat(path).st_mtime) < _STALE_AFTER
+    except OSError:
+        return False
+
+
+def _answers(instance: str, deadline: float) -> bool:
+    try:
+        with Client(instance, timeout=max(deadline - time.monotonic(), 0.05)) as client:
+            client.open()
+    except (GrtIsNull, DaemonUnavailable):
+        return False
+    return True
+
+
+def _spawn(instance: str, deadline: float) -> None:
+    """Start a daemon and wait until it serves."""
+    log = paths.log_path(instance)
+    receiving, sending = os.pipe()
+    words = [*command(), "run", "--instance", instance, "--detach", "--ready-fd", str(sending)]
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            starter = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", pass_fds=(sending,)
+            )
+        except OSError as error:
+            raise DaemonUnavailable(
+                f"the daemon cannot be started: {shlex.join(words[:-6])}: {error.strerror}; set WDKMUTEX_DAEMON to "
+                "its command, or install the package for this Python",
+                name=instance,
+                instance=instance,
+            ) from None
+        finally:
+            os.close(output)
+            os.close(sending)
+        try:
+            said = _read_all(receiving, deadline)
+        finally:
+            _reap(starter)
+    finally:
+        os.close(receiving)
+    if said == READY:
+        return
+    frames = Frames()
+    frames.feed(said)
+    failure = None
+    try:
+        frame = frames.next()
+        if frame is not None:
+            failure = decode_reply(frame)[1]
+    except ProtocolError:
+        pass
+    what = "ended as it started" if time.monotonic() < deadline else "did not get ready in time"
+    raise failure or DaemonUnavailable(
+        f"the daemon of instance {instance!r} {what}; look into {log}. Its last words: {_last_line(log)}",
+        name=instance,
+        instance=instance,
+    )
+
+
+def _read_all(fd: int, deadline: float) -> bytes:
+    """What is written to the pipe until it is closed, it is complete, or the deadline passes."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    said = b""
+    while said != READY:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            break
+        data = os.read(fd, 1 << 16)
+        if not data:
+            break
+        said += data
+    return said
+
+
+def _reap(starter: subprocess.Popen[bytes]) -> None:
+    """Wait for the process that was spawned; it ends as soon as the daemon has detached from it."""
+    try:
+        starter.wait(1.0)
+    except subprocess.TimeoutExpired:  # it hangs before it has detached: there is no daemon yet
+        starter.kill()
+        starter.wait()
+
+
+def _last_line(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "none")
