@@ -13,6 +13,7 @@ MODULES = [
     "_payload",
     "_lock",
     "_handle",
+    "_orphans",
     "_guard",
     "_mutex",
     "_section",

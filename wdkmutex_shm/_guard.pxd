@@ -26,13 +26,7 @@ cdef class Guard:
     cdef int finish(self, bint commit) except -1
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1
     cdef int leave_behind(self) except -1
-    cdef uint32_t thread_group(self) noexcept
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)
 cdef Guard inner_guard(Guard root)
-
-# How many guards were dropped in another thread than their holder's, and wait for it.
-cdef int orphans
-# Finish those that are the calling thread's.
-cdef int reap_orphans(wdkm_thread *me) except -1

@@ -6,13 +6,12 @@ a guard that is merely dropped commits what was set. A KMutex locked again by it
 on the T of the outermost one; the lock is released and T committed when the last of them goes.
 """
 
-import os
-
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
+from ._orphans cimport leave_to, set_actions
 from ._payload cimport current, current_equals, current_number, gone, publish, publish_number
 from ._segment cimport slot_name
 from ._slot cimport wdkm_load64, wdkm_local, wdkm_thread, wdkm_unlock
@@ -23,8 +22,6 @@ cdef extern from "Python.h":
     bint PyLong_CheckExact(object)
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
     object PyLong_FromLongLong(long long)
-    void PyErr_WriteUnraisable(object)
-    int Py_AddPendingCall(int (*)(void *) except -1, void *)
 
 cdef enum:
     KIND_FAST = 1
@@ -346,7 +343,6 @@ cdef class Guard:
 
     cdef int leave_behind(self) except -1:
         """Dropped in another thread than its holder's, which alone can unlock: leave it a copy of this guard."""
-        global orphans
         cdef Guard copy = Guard.__new__(Guard)
         cdef wdkm_local *local = &self.handle.segment_.local[self.handle.index]
         copy.handle = self.handle
@@ -362,15 +358,8 @@ cdef class Guard:
         self.flags = 0
         if local.root == <void *>self:
             local.root = <void *>copy
-        left.setdefault(copy.thread, []).append(copy)
-        orphans += 1
-        if self.tid == self.thread_group():
-            Py_AddPendingCall(reap_in_main, NULL)  # the main thread may be told; the others find it when they next lock
-        forget_ended()
+        leave_to(copy.thread, copy.tid, copy)
         return 0
-
-    cdef uint32_t thread_group(self) noexcept:
-        return <uint32_t>(thread_state().owner >> 32)
 
     def __dealloc__(self):
         cdef wdkm_local *local
@@ -409,40 +398,13 @@ cdef class Guard:
         return cls
 
 
-# Serial of a thread -> guards that it still has to finish, because they were dropped where that could not be done.
-cdef dict left = {}
-orphans = 0
+cdef int finish_left(object guard) except -1:
+    return (<Guard>guard).finish(True)
 
 
-cdef int reap_in_main(void *nothing) except -1 with gil:
-    """Called by the interpreter between two bytecodes of the main thread, where an exception is raised as any other."""
-    return reap_orphans(thread_state())
-
-
-cdef int reap_orphans(wdkm_thread *me) except -1:
-    global orphans
-    cdef list mine = left.pop(me.serial, None)
-    cdef Guard guard
-    while mine:
-        guard = mine.pop()
-        orphans -= 1
-        try:
-            guard.finish(True)
-        except Exception:
-            PyErr_WriteUnraisable(guard)  # as from a finalizer: whoever locks something else now has nothing to do with it
+cdef int forget_left(object guard) except -1:
+    (<Guard>guard).flags &= ~HELD
     return 0
 
 
-cdef int forget_ended() except -1:
-    """Drop what was left to threads that have ended: the kernel released their locks, and T is as last committed."""
-    global orphans
-    cdef Guard guard
-    for serial, guards in list(left.items()):
-        if not guards:
-            continue
-        guard = guards[0]
-        if before_fork(serial) or not os.path.exists(f"/proc/self/task/{guard.tid}"):
-            for guard in left.pop(serial, ()):
-                orphans -= 1
-                guard.flags &= ~HELD
-    return 0
+set_actions(finish_left, forget_left)

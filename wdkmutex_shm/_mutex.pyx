@@ -5,9 +5,10 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport T_FLOAT, T_INT, Codec, Encoded
-from ._guard cimport Guard, inner_guard, new_guard, orphans, reap_orphans
+from ._guard cimport Guard, inner_guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
+from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, gone, peek, publish
 from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock

@@ -83,10 +83,21 @@ def _destroyed(name: str) -> MutexDestroyed:
     return MutexDestroyed(f"mutex {name!r} was destroyed, overwritten, unregistered or moved out", name=name)
 
 
+# Segments of instances stay mapped between one handle and the next, until this process leaves the Grt.
+_kept: dict[str, Segment] = {}
+
+
+def forget_segments() -> None:
+    """Let go of the segments that no handle uses; for a process that leaves its Grt."""
+    _kept.clear()
+
+
 def _map(segment: str, prefix: str, nonce: int) -> Segment:
     """Map a pool segment; one of a private pool with the shared flock that keeps sweeps away."""
     private = ".@" in prefix
     mapped = Segment.attach(segment, prefix, nonce, private)
+    if not private:
+        _kept[segment] = mapped
     if private and mapped.descriptor >= 0:
         from .private import at_end
 

@@ -136,3 +136,6 @@ def leave(client: Client | None = None) -> None:
             return
         _session = None
     session.client.close()
+    from .handles import forget_segments
+
+    forget_segments()
