@@ -7,11 +7,13 @@ serial: whatever remembers the old one knows that it was inherited, not acquired
 
 import sys
 
-from cpython.dict cimport PyDict_Size
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._slot cimport wdkm_thread
 from .errors import IrqlTooHigh
+
+cdef extern from "Python.h":
+    Py_ssize_t PyDict_GET_SIZE(object)
 
 cdef extern from *:
     """
@@ -51,6 +53,7 @@ if wdkm_watch_forks():
 
 cdef dict modules = sys.modules
 cdef Py_ssize_t modules_seen = -1
+cdef bint loops_imported = False
 cdef object asyncio_loop = None
 cdef object trio_running = None
 
@@ -69,20 +72,21 @@ cdef bint before_fork(uint64_t serial) noexcept nogil:
 
 cdef int find_event_loops() except -1:
     """Learn which event loop libraries are imported. Called when the number of imported modules has changed."""
-    global modules_seen, asyncio_loop, trio_running
-    cdef Py_ssize_t seen = PyDict_Size(modules)
+    global modules_seen, loops_imported, asyncio_loop, trio_running
+    cdef Py_ssize_t seen = PyDict_GET_SIZE(modules)
     cdef object module = modules.get("_asyncio") or modules.get("asyncio.events")
     asyncio_loop = getattr(module, "_get_running_loop", None)
     module = modules.get("trio.lowlevel")
     trio_running = None
     if module is not None:
         trio_running = getattr(module, "in_trio_run", None) or getattr(module, "current_trio_token", None)
+    loops_imported = asyncio_loop is not None or trio_running is not None
     modules_seen = seen
     return 0
 
 
 cdef bint in_event_loop() except -1:
-    if PyDict_Size(modules) != modules_seen:
+    if PyDict_GET_SIZE(modules) != modules_seen:
         find_event_loops()
     if asyncio_loop is not None and asyncio_loop() is not None:
         return True
@@ -99,7 +103,8 @@ cdef wdkm_thread *thread_at_level() except NULL:
     me.level = me.irql
     if me.level < APC and me.fast_held > 0:
         me.level = APC
-    if me.level < DISPATCH and in_event_loop():
+    # Most processes never import one, and then this costs a comparison.
+    if me.level < DISPATCH and (loops_imported or PyDict_GET_SIZE(modules) != modules_seen) and in_event_loop():
         me.level = DISPATCH
     return me
 

@@ -1,0 +1,197 @@
+"""``lock``: run a command while holding a mutex, as flock(1) does with a file.
+
+From the moment that the lock is had, signals are no longer handled but waited for: sigwaitinfo(2) also tells who sent
+one. What the terminal sends (Ctrl-C) reaches the command by itself, what a process sends to us is passed on to it.
+Either way the lock is released when the command has ended, and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from . import codes, options, session
+from .output import error_line
+
+__all__ = ["lock_verb"]
+
+_PASSED_ON = frozenset(
+    {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
+)
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_SENT_BY_KERNEL = 0x80  # si_code SI_KERNEL: the terminal's doing
+
+
+class _Ended(BaseException):
+    """A signal came before the command was started."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _OptionsAroundName(click.Command):
+    """A command whose options may stand before and after its first argument, and end where the second begins."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        valued = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag
+            for name in option.opts
+        }
+        ours: list[str] = []
+        name: list[str] = []
+        while args and args[0] != "--":
+            if args[0].startswith("-"):
+                ours += args[: 2 if args[0] in valued else 1]
+                args = args[2 if args[0] in valued else 1 :]
+            elif not name:
+                name, args = args[:1], args[1:]
+            else:
+                break
+        return super().parse_args(ctx, [*ours, *name, *args])
+
+
+@click.command("lock", cls=_OptionsAroundName, context_settings={"allow_interspersed_args": False})
+@options.instance
+@options.timeout("Give up after S seconds (0: at once).")
+@click.option(
+    "-E",
+    "--conflict-exit-code",
+    metavar="N",
+    type=click.IntRange(0, 255),
+    default=codes.LOCK_TIMEOUT,
+    show_default=True,
+    help="Exit status when the lock was not had in time.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr when the lock is had, and if its holder had died.")
+@options.name
+@click.argument("command", metavar="-- CMD ARG...", nargs=-1, required=True, type=click.UNPROCESSED)
+def lock_verb(
+    instance: str, timeout: float | None, conflict_exit_code: int, verbose: bool, name: str, command: tuple[str, ...]
+) -> int:
+    """Run a command while holding a mutex.
+
+    The exit status is CMD's, or 128+n if signal n ended it. 124 (or -E): not locked in time. 125: not locked for
+    another reason. 126: CMD cannot be run. 127: no such CMD. Options go before CMD.
+
+    Signals sent to this process are passed on to CMD; the lock is released when CMD has ended. Killed with SIGKILL,
+    this process loses the lock at once, CMD goes on without it, and the next owner is told that the mutex was
+    abandoned.
+    """
+    from wdkmutex_shm.errors import LockTimeout, WdkMutexError
+
+    if command[0] == "--":
+        command = command[1:]
+        if not command:
+            raise click.UsageError("Missing argument '-- CMD ARG...'.")
+    locked = False
+    status = codes.LOCK_FAILED
+    try:
+        with _signals_raise():
+            mutex = session.find(instance, name)
+            with _held(mutex, timeout) as dead, _signals_wait() as mask:
+                locked = True
+                if verbose:
+                    _say_locked(name, dead)
+                status = _run(command, mask)
+    except LockTimeout as error:
+        error_line(str(error))
+        return conflict_exit_code
+    except WdkMutexError as error:
+        if not locked:
+            error_line(str(error))
+            return codes.LOCK_FAILED
+        # CMD has ended and its status is what the caller asked for; but it may not have been alone.
+        error_line(f"while the command ran: {error}")
+    except _Ended as end:
+        return 128 + end.signum
+    return status
+
+
+@contextmanager
+def _held(mutex: Any, timeout: float | None) -> Iterator[int | None]:
+    """Hold a mutex of any kind.
+
+    Yields None, or the pid (0: unknown) of its last holder if that died while it held it.
+    """
+    if hasattr(mutex, "lock"):
+        with mutex.lock(timeout) as guard:
+            yield (guard.abandoned_by or 0) if guard.abandoned else None
+        return
+    mutex.enter(timeout)
+    try:
+        yield (mutex.abandoned_by or 0) if mutex.abandoned else None
+    finally:
+        mutex.leave()
+
+
+def _say_locked(name: str, dead: int | None) -> None:
+    suffix = "" if dead is None else f"; its last holder (pid {dead or 'unknown'}) died while it held it"
+    click.echo(f"Locked {name}{suffix}.", err=True)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """While waiting for the lock: end as if by the signal, but orderly."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        raise _Ended(signum)
+
+    # A signal that our parent had ignored (nohup) stays ignored.
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[set[signal.Signals | int]]:
+    """While the lock is held: let signals wait until they are asked for.
+
+    Yields the mask from before, for the command.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would never come
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
+    try:
+        yield before
+    finally:
+        # What was not passed on any more came for a command that has ended: it has had its effect.
+        while signal.sigtimedwait(_PASSED_ON, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
+    """Run the command to its end, passing signals on, and return its status as a shell would."""
+    sys.stdout.flush()
+    try:
+        # posix_spawn sets the mask in the child alone. What Python ignores must not be ignored in the command.
+        child = os.posix_spawnp(command[0], command, os.environ, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
+    except FileNotFoundError:
+        error_line(f"{command[0]}: no such command; give a command on PATH, or its path")
+        return codes.NOT_FOUND
+    except OSError as error:
+        error_line(f"{command[0]} cannot be run: {error.strerror}")
+        return codes.CANNOT_RUN
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+        info = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
+        if info.si_signo != signal.SIGCHLD and info.si_code != _SENT_BY_KERNEL:
+            os.kill(child, info.si_signo)  # not yet waited for, so the pid is still its own

@@ -1,0 +1,87 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+__all__ = ["as_json", "instance", "instance_of", "json_value", "name", "timeout"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_INSTANCE_HELP = "Instance of the Grt. [env: WDKMUTEX_INSTANCE; default: default]"
+
+
+def instance_of(ctx: click.Context, given: str | None) -> str:
+    """Return the instance that a command is about: its own option, that before the verb, the environment's.
+
+    Raises:
+        InvalidName: no instance can have that name.
+    """
+    from wdkmutex_shm.names import check_instance, default_instance
+
+    given = given or ctx.find_root().params.get("instance")
+    return check_instance(given) if given else default_instance()
+
+
+def _to_instance(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return value if ctx.resilient_parsing else instance_of(ctx, value)
+
+
+def instance(command: F) -> F:
+    """``--instance NAME``, passed as ``instance``: checked, and never None."""
+    return click.option("--instance", metavar="NAME", callback=_to_instance, help=_INSTANCE_HELP)(command)
+
+
+def root_instance(command: F) -> F:
+    """``--instance NAME`` before the verb."""
+    return click.option("--instance", metavar="NAME", expose_value=True, help=_INSTANCE_HELP)(command)
+
+
+def as_json(command: F) -> F:
+    """``--json``, passed as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def timeout(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--timeout S``, passed as ``timeout``: seconds, None for no limit."""
+    return click.option("--timeout", metavar="S", type=click.FloatRange(min=0), help=help_text)
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the instance's mutexes; none if its daemon does not answer at once."""
+    from wdkmutex_shm import client
+
+    try:
+        with client.connect(instance_of(ctx, ctx.params.get("instance")), timeout=1.0) as daemon:
+            names = daemon.collect("names", "names")
+    except Exception:
+        return []
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+def name(command: F) -> F:
+    """The argument ``NAME``, passed as ``name``; completed from the running instance."""
+    return click.argument("name", metavar="NAME", shell_complete=_complete_name)(command)
+
+
+def json_value(text: str) -> Any:
+    """Return the value of a JSON argument; ``-`` reads it from stdin.
+
+    Raises:
+        click.UsageError: it is no JSON.
+    """
+    from .jsonform import loads
+
+    source = text
+    try:
+        if text == "-":
+            source = sys.stdin.buffer.read().decode()
+        return loads(source)
+    except (ValueError, RecursionError) as error:
+        hint = "; quote a string twice, for JSON and for the shell: '\"text\"'" if source.strip().isidentifier() else ""
+        raise click.UsageError(f"{source[:40]!r} is not JSON: {error}{hint}") from None

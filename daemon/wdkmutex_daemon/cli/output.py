@@ -1,0 +1,78 @@
+"""What is printed: one line for an error, one object for ``--json``, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+__all__ = ["PROGRAM", "Failure", "duration", "error_line", "note", "print_json", "print_table"]
+
+PROGRAM = "wdkmutex-daemon"
+
+
+class Failure(Exception):
+    """Ends the command with one line on stderr.
+
+    Args:
+        message: what went wrong, and the way out.
+        code: the exit code, from :mod:`wdkmutex_daemon.cli.codes`.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def error_line(message: str) -> None:
+    """Print an error as the one line that it is."""
+    click.echo(f"{PROGRAM}: error: {' '.join(message.split())}", err=True)
+
+
+def note(message: str) -> None:
+    """Print what was done, for people; to stderr, so that stdout holds nothing but what was asked for."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one object as JSON, on several lines for a terminal and on one for a program."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table.
+
+    Args:
+        columns: title and justification (``left``, ``right``) of each.
+        rows: the cells, as plain text.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: nothing is folded, one line stays one mutex.
+        console = Console(width=10_000, color_system=None)
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for title, justify in columns:
+        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    with console.capture() as printed:  # rich would end the process by itself when nobody reads
+        console.print(table)
+    click.echo(printed.get(), nl=False)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span for people: ``3.2 s``, ``4 min``; empty for None."""
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s"

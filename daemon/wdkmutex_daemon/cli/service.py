@@ -1,0 +1,134 @@
+"""Verbs about the daemon itself: ``run``, ``start``, ``stop``, ``restart``, ``status``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import codes, options, session
+from .output import Failure, duration, note, print_json
+
+__all__ = ["restart_verb", "run_verb", "start_verb", "status_verb", "stop_verb"]
+
+_seconds = click.option(
+    "--timeout", metavar="S", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds to wait."
+)
+
+
+@click.command("run")
+@options.instance
+@click.option("--detach", is_flag=True, hidden=True, help="Go on in the background.")
+@click.option("--ready-fd", type=int, hidden=True, help="Descriptor that is told when the daemon serves.")
+def run_verb(instance: str, detach: bool, ready_fd: int | None) -> int:
+    """Serve the instance in the foreground.
+
+    Until Ctrl-C, SIGTERM, `stop` or `destroy`. Mutexes that an earlier daemon left are there again. This is what a
+    service manager runs.
+    """
+    from ..lifecycle import serve
+
+    return serve(instance, detach=detach, ready_fd=ready_fd)
+
+
+@click.command("start")
+@options.instance
+@_seconds
+def start_verb(instance: str, timeout: float) -> None:
+    """Start the daemon, if none serves the instance."""
+    _start(instance, timeout)
+
+
+def _start(instance: str, timeout: float) -> None:
+    from wdkmutex_shm.autostart import start
+
+    started = start(instance, timeout)
+    with session.connect(instance) as client:
+        what = "Started" if started else "Already running"
+        note(f"{what}: the daemon of instance {instance}, pid {client.daemon['pid']}.")
+
+
+@click.command("stop")
+@options.instance
+@_seconds
+def stop_verb(instance: str, timeout: float) -> None:
+    """End the daemon; its mutexes stay.
+
+    Whoever has a handle goes on locking; the names are there again after `start`.
+    """
+    if not _stop(instance, timeout):
+        note(f"Not running: no daemon serves instance {instance}.")
+
+
+def _stop(instance: str, timeout: float) -> bool:
+    """End the daemon and wait for its end. Tells whether there was one."""
+    from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull
+    from wdkmutex_shm.identity import start_time
+
+    try:
+        client = session.connect(instance, max(timeout, 0.1))
+    except (GrtIsNull, DaemonUnavailable):
+        return False
+    with client:
+        pid = client.daemon["pid"]
+        started = start_time(pid)
+        reply = client.submit("stop", {})
+        if reply.error is not None and not reply.doubtful:
+            raise reply.error
+    if not session.wait_for_end(pid, started, timeout):
+        raise Failure(
+            f"the daemon of instance {instance} (pid {pid}) does not end within {timeout:g} s; end it with: "
+            f"kill -9 {pid} (no mutex is lost by that)",
+            codes.FAILED,
+        )
+    note(f"Stopped: the daemon of instance {instance}, pid {pid}. Its mutexes stay; `destroy` frees them.")
+    return True
+
+
+@click.command("restart")
+@options.instance
+@_seconds
+def restart_verb(instance: str, timeout: float) -> None:
+    """End the daemon, and start it again.
+
+    Locks, values and names are as before, held locks too.
+    """
+    _stop(instance, timeout)
+    _start(instance, timeout)
+
+
+@click.command("status")
+@options.instance
+@options.as_json
+def status_verb(instance: str, as_json: bool) -> int:
+    """Tell whether a daemon runs, and what it holds.
+
+    Exit status 3 if none serves the instance.
+    """
+    from wdkmutex_shm.client import has_segments
+    from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull
+
+    try:
+        with session.connect(instance) as client:
+            facts: dict[str, Any] = {"running": True, **client.call("status")}
+    except (GrtIsNull, DaemonUnavailable) as error:
+        left = has_segments(instance)
+        if as_json:
+            print_json({"instance": instance, "running": False, "segments_left": left, "reason": str(error)})
+        else:
+            more = " Mutexes of it are in shared memory." if left else ""
+            click.echo(f"Instance {instance}: not running.{more} Start it: wdkmutex-daemon start --instance {instance}")
+        return codes.NO_GRT
+    if as_json:
+        print_json(facts)
+        return codes.OK
+    click.echo(
+        f"Instance {instance}: running for {duration(facts['uptime'])}, pid {facts['pid']}, "
+        f"version {facts['version']}, {facts['clients']} clients\n"
+        f"Mutexes:  {facts['names']} (slots: {facts['used']} of {facts['slots']} used, "
+        f"{facts['quarantined']} in quarantine)\n"
+        f"Memory:   {facts['segments']} segments, {facts['pool_bytes']} bytes of slots, "
+        f"{facts['data_bytes']} bytes of data\n"
+        f"Socket:   {facts['socket']}"
+    )
+    return codes.OK

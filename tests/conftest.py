@@ -1,0 +1,112 @@
+"""Fixtures of all tests: a runtime folder and an instance of their own, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from support import remove_instance, wait_until
+
+from wdkmutex_shm import session, shm, sweep
+from wdkmutex_shm.client import connect
+from wdkmutex_shm.errors import WdkMutexError
+from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm.pool import Pool
+
+_numbers = itertools.count(1)
+
+
+def _ticks() -> int:
+    """Now, in the unit of the start times of processes."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def _is_anothers(name: str, base: str, begun: int) -> bool:
+    """Whether a segment belongs to a process that the test has not started: it is older, or lives and is no child."""
+    private = re.match(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.", name)
+    if private is None:
+        server = Pool.server_of(name[: name.rindex(".")])
+        return server is not None and psutil.pid_exists(server[0]) and not server[1].startswith(base)
+    pid = int(private[1])
+    if int(private[2]) < begun:
+        return True
+    try:
+        return os.getpid() not in (pid, *(parent.pid for parent in psutil.Process(pid).parents()))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _left(before: set[str], base: str, begun: int) -> list[str]:
+    own = f"{user_prefix()}@{os.getpid()}."
+    names = set(shm.listing(user_prefix())) - before
+    return sorted(name for name in names if not name.startswith(own) and not _is_anothers(name, base, begun))
+
+
+def _end_daemons(base: str) -> list[str]:
+    """Destroy the instances whose socket lies in the test's own folder: who serves there was started by the test."""
+    found = []
+    for path in glob.glob(f"{glob.escape(base)}/wdkmutex/*.sock"):
+        name = os.path.basename(path).removesuffix(".sock")
+        with contextlib.suppress(WdkMutexError), connect(name, timeout=5.0) as client:
+            if client.path == path:
+                found.append(name)
+                client.call("destroy")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new XDG_RUNTIME_DIR for each test. Afterwards nothing may be left in it or, of ours, in /dev/shm."""
+    before, begun = set(shm.listing(user_prefix())), _ticks() - 1
+    base = tempfile.mkdtemp(prefix="wdkm", dir="/tmp")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+    monkeypatch.delenv("WDKMUTEX_INSTANCE", raising=False)
+    monkeypatch.delenv("WDKMUTEX_DAEMON", raising=False)
+    try:
+        yield base
+        session.leave()
+        served = _end_daemons(base)
+        # No segment is removed here by its name: it may be another's. The package's own sweep asks for proof of death.
+        try:
+            wait_until(lambda: sweep.dead_private_pools() is not None and not _left(before, base, begun), seconds=5.0)
+        except AssertionError:
+            left = _left(before, base, begun)
+            raise AssertionError(f"{len(left)} segments are left in /dev/shm, such as {left[:5]}") from None
+        assert not served, f"daemons were left running: {served}"
+        files = [name for _, _, found in os.walk(base) for name in found]
+        assert not files, f"left in the runtime folder: {files}"
+    finally:
+        session.leave()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def instance(runtime_base: str) -> Iterator[str]:
+    """The name of an instance that nobody else uses. It is destroyed, with its daemon, after the test."""
+    name = f"t{os.getpid()}-{next(_numbers)}"
+    try:
+        yield name
+    finally:
+        remove_instance(name)
+        for folder, _, files in os.walk(runtime_base):
+            for file in files:
+                if file.startswith(f"{name}."):
+                    os.unlink(os.path.join(folder, file))
+
+
+@pytest.fixture
+def grt(instance: str) -> str:
+    """An instance to which this process is attached; returns its name."""
+    from wdkmutex_shm import Grt
+
+    Grt.init(instance)
+    return instance

@@ -1,0 +1,449 @@
+"""The daemon under clients that do everything wrong: it replies with an error or closes, and serves the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from support import DEADLINE, Fork, daemon_pid, kill_daemon, segments, wait_until
+
+from wdkmutex_shm import Grt, autostart, paths, session
+from wdkmutex_shm.client import Client, connect
+from wdkmutex_shm.errors import DaemonUnavailable, ProtocolError, RuntimeFolderRefused, WdkMutexError
+from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, Frames, decode_reply, encode_request
+
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+
+
+class Peer:
+    """A connection to the daemon on which anything can be sent."""
+
+    def __init__(self, instance: str, *, hello: bool = True) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(paths.socket_path(instance))
+        self._frames = Frames()
+        if hello:
+            body, error = self.ask("hello", protocol=PROTOCOL, session=random.getrandbits(64))
+            assert error is None
+            assert body is not None
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def ask(self, verb: str, **params: Any) -> tuple[dict[str, Any] | None, WdkMutexError | None]:
+        self.send(encode_request(verb, params))
+        return self.reply()
+
+    def reply(self) -> tuple[dict[str, Any] | None, WdkMutexError | None]:
+        """The next reply; EOFError when the daemon has closed."""
+        while (frame := self._frames.next()) is None:
+            try:
+                data = self.sock.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise EOFError
+            self._frames.feed(data)
+        return decode_reply(frame)
+
+    def closed(self) -> bool:
+        """Wait until the daemon has closed, whatever it says before."""
+        with contextlib.suppress(EOFError):
+            while True:
+                self.reply()
+        return True
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+@pytest.fixture
+def serves(grt: str) -> Iterator[str]:
+    """An instance whose daemon must be the same, and answer, after the test."""
+    Grt.register_fast_mutex("n", 5)
+    pid = daemon_pid(grt)
+    yield grt
+    assert daemon_pid(grt) == pid, "it has not exited"
+    assert Grt.get_fast_mutex("n", int).peek() == 5
+    assert Grt.names() == ["n"]
+
+
+# --- frames
+
+
+@pytest.mark.parametrize("length", [0, FRAME_CAP + 1, 2**31, 2**32 - 1])
+def test_lengths_that_no_frame_has(length: int, serves: str) -> None:
+    for hello in (True, False):
+        with Peer(serves, hello=hello) as peer:
+            peer.send(length.to_bytes(4, "big") + b"x" * 100)
+            body, error = peer.reply()
+            assert body is None
+            assert isinstance(error, ProtocolError)
+            assert peer.closed()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"\xc1", b"\x00", b"garbage", b"\x91" * 2000, b"\x92\xa3get\x81\x01\x01", b"\x92\x01\x80", b"\x93\xa3get\x80\x80"],
+)
+def test_frames_that_are_no_message(frame: bytes, serves: str) -> None:
+    with Peer(serves) as peer:
+        peer.send(len(frame).to_bytes(4, "big") + frame)
+        _, error = peer.reply()
+        assert isinstance(error, ProtocolError)
+        assert peer.closed()
+
+
+def test_random_bytes(serves: str) -> None:
+    source = random.Random(20)
+    for _ in range(60):
+        with (
+            Peer(serves, hello=source.random() < 0.5) as peer,
+            contextlib.suppress(BrokenPipeError, ConnectionResetError),
+        ):
+            peer.send(source.randbytes(source.randrange(1, 5000)))
+    assert Grt.names() == ["n"]
+
+
+@pytest.mark.parametrize("sent", [1, 3, 4, 5, 20])
+def test_half_a_frame_and_gone(sent: int, serves: str) -> None:
+    frame = encode_request("register", {"name": "never", "kind": 1, "mode": "checked", "tag": [3, 3, b"int"]})
+    for hello in (True, False):
+        with Peer(serves, hello=hello) as peer:
+            peer.send(frame[:sent])
+    assert Grt.names() == ["n"]
+
+
+def test_half_a_frame_and_nothing_more(serves: str) -> None:
+    """It waits, others are served, and the rest may still come."""
+    frame = encode_request("names", {})
+    with Peer(serves) as peer:
+        peer.send(frame[:5])
+        assert Grt.names() == ["n"]
+        peer.send(frame[5:])
+        body, _ = peer.reply()
+        assert body is not None
+        assert body["names"] == ["n"]
+
+
+def test_connect_and_die(serves: str) -> None:
+    def die() -> None:
+        Peer(serves, hello=False).send(b"\0\0")
+        Peer(serves).send(encode_request("status", {}))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(10):
+        with Fork(die) as child:
+            child.end()
+    wait_until(lambda: session.current().call("status")["clients"] == 1)
+
+
+def test_a_reply_that_nobody_waits_for(serves: str) -> None:
+    for _ in range(50):
+        with Peer(serves) as peer:
+            peer.send(encode_request("status", {}) * 20)
+
+
+# --- messages
+
+
+def test_hello_comes_first(serves: str) -> None:
+    with Peer(serves, hello=False) as peer:
+        _, error = peer.ask("names")
+        assert isinstance(error, ProtocolError)
+        assert "hello" in str(error)
+        assert peer.closed()
+
+
+def test_another_version_is_told_what_to_do(serves: str) -> None:
+    with Peer(serves, hello=False) as peer:
+        _, error = peer.ask("hello", protocol=PROTOCOL + 1, session=1)
+        assert isinstance(error, ProtocolError)
+        assert f"restart --instance {serves}" in str(error)
+        assert peer.closed()
+
+
+def test_no_hello_at_all(serves: str) -> None:
+    """After its time is over the connection is ended; those that say hello are not kept waiting."""
+    with Peer(serves, hello=False) as silent, Peer(serves, hello=False) as half:
+        half.send(encode_request("hello", {"protocol": PROTOCOL, "session": 1})[:-1])
+        assert Grt.names() == ["n"]
+        assert silent.closed()
+        assert half.closed()
+
+
+@pytest.mark.parametrize(
+    ("verb", "params"),
+    [
+        ("dance", {}),
+        ("get", {}),
+        ("get", {"name": 5}),
+        ("get", {"name": "n", "more": 1}),
+        ("names", {"start": -1, "snapshot": 1}),
+        ("names", {"snapshot": 77}),
+        ("names", {"snapshot": -1, "start": 2**64 - 1}),
+        ("discard", {"data": 0}),
+        ("discard", {"data": -1}),
+        ("register", {"name": "x", "kind": 9, "mode": "checked", "tag": [3, 3, b""], "payload": b"", "data": None}),
+        ("register", {"name": "x", "kind": 1, "mode": "checked", "tag": [3, 3], "payload": b"", "data": None}),
+        ("register", {"name": "x", "kind": 1, "mode": "checked", "tag": [3, 3, b""], "payload": b"", "data": [1, 2]}),
+        ("unregister", {"name": "n", "generation": 2**64 - 1}),
+        ("unregister", {"name": "n", "slot": -1}),
+    ],
+)
+def test_requests_that_are_refused(verb: str, params: dict[str, Any], serves: str) -> None:
+    """An error reply, and the connection goes on."""
+    with Peer(serves) as peer:
+        body, error = peer.ask(verb, **params)
+        assert body is None
+        assert isinstance(error, WdkMutexError)
+        body, error = peer.ask("names")
+        assert error is None
+
+
+@pytest.mark.parametrize("size", [73, 1000, 500_000])
+def test_a_payload_that_belongs_into_a_data_segment(size: int, serves: str) -> None:
+    with Peer(serves) as peer:
+        params = {"name": "x", "kind": 1, "mode": "checked", "tag": [6, 6, b"bytes"], "data": None}
+        _, error = peer.ask("register", **params, payload=b"x" * size)
+        assert isinstance(error, ProtocolError)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 105, "a\0b", "x" * 100_000])
+def test_names_that_no_mutex_has(name: str, serves: str) -> None:
+    with Peer(serves) as peer:
+        for verb in ("get", "info", "unregister"):
+            _, error = peer.ask(verb, name=name)
+            assert isinstance(error, WdkMutexError)
+
+
+def test_the_same_number_gets_the_same_reply(serves: str) -> None:
+    with Peer(serves) as peer:
+        first = peer.ask("unregister", name="absent", request=7)
+        again = peer.ask("unregister", name="n", request=7)
+        assert type(first[1]) is type(again[1])
+        assert str(first[1]) == str(again[1])
+
+
+# --- clients that are slow, or too many
+
+
+def test_a_slow_reader_is_not_read(serves: str) -> None:
+    """Thousands of requests and not one reply read: the daemon stops reading them, and its memory stays as it was."""
+    daemon = psutil.Process(daemon_pid(serves))
+    before = daemon.memory_info().rss
+    request = encode_request("status", {})
+    with Peer(serves) as peer:
+        peer.sock.setblocking(False)
+        sent = 0
+        for _ in range(200):
+            if not select.select([], [peer.sock], [], 0.2)[1]:
+                break
+            with contextlib.suppress(BlockingIOError):
+                sent += peer.sock.send(request * 500)
+            assert Grt.get_fast_mutex("n", int).peek() == 5, "the others are served"
+        else:
+            pytest.fail("it reads on and on")
+        assert daemon.memory_info().rss - before < 16 << 20
+        # The client begins to read: it gets all that it has asked for.
+        peer.sock.setblocking(True)
+        peer.sock.settimeout(DEADLINE)
+        for _ in range(sent // len(request)):
+            body, error = peer.reply()
+            assert error is None
+            assert body is not None
+
+
+def test_many_requests_at_once_take_turns(serves: str) -> None:
+    """One client's pile of requests does not keep another waiting until it is worked off."""
+    request = encode_request("get", {"name": "n"})
+    with Peer(serves) as peer:
+        peer.send(request * 2000)
+        assert Grt.names() == ["n"]
+        for _ in range(2000):
+            _, error = peer.reply()
+            assert error is None
+
+
+def test_many_connections(serves: str) -> None:
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(serves)) for _ in range(300)]
+        for peer in peers:
+            peer.send(encode_request("names", {}))
+        for peer in peers:
+            body, _ = peer.reply()
+            assert body is not None
+            assert body["names"] == ["n"]
+    wait_until(lambda: session.current().call("status")["clients"] == 1)
+
+
+def test_no_descriptor_is_left(serves: str) -> None:
+    """The daemon has no descriptor for one more client: those it has are served, and the others as soon as it has."""
+    pid = daemon_pid(serves)
+    old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        used = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 3, old[1]))
+        for _ in range(6):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.settimeout(DEADLINE)
+            sock.connect(paths.socket_path(serves))
+        assert Grt.names() == ["n"]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, old)
+    with connect(serves, timeout=DEADLINE) as client:
+        assert client.call("names")["names"] == ["n"]
+
+
+# --- what stands in the socket's place
+
+
+def test_a_stale_socket(instance: str) -> None:
+    path = paths.socket_path(instance)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.close()
+    Grt.init(instance)
+    assert Grt.names() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_something_else_in_its_place(kind: str, instance: str) -> None:
+    path = paths.socket_path(instance)
+    if kind == "file":
+        with open(path, "w"):
+            pass
+    elif kind == "folder":
+        os.mkdir(path)
+    else:
+        os.symlink("/etc/passwd", path)
+    with pytest.raises(RuntimeFolderRefused, match="rm ") as caught:
+        Grt.init(instance)
+    assert caught.value.path == path
+    assert os.path.lexists(path), "it was not ours to remove"
+    assert segments(instance) == []
+    os.rmdir(path) if kind == "folder" else os.unlink(path)
+    Grt.init(instance)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can act as another user")
+def test_a_socket_of_another_user(instance: str) -> None:
+    """Whoever listens there is asked who he is before anything is said to him."""
+    path = paths.socket_path(instance)
+    ready, go = os.pipe()
+
+    def squat() -> bytes:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(path)
+        os.setuid(NOBODY)
+        sock.listen()
+        os.write(go, b"r")
+        sock.settimeout(DEADLINE)
+        connection, _ = sock.accept()
+        connection.settimeout(DEADLINE)
+        return connection.recv(100)
+
+    with Fork(squat) as child:
+        assert os.read(ready, 1) == b"r"
+        with pytest.raises(RuntimeFolderRefused, match=f"uid {NOBODY}") as caught:
+            connect(instance)
+        assert caught.value.path == path
+        assert child.result() == b"", "nothing was said to him"
+    os.close(ready)
+    os.close(go)
+    os.unlink(path)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can act as another user")
+def test_another_user_is_not_let_in(serves: str, runtime_base: str) -> None:
+    path = paths.socket_path(serves)
+
+    def knock() -> str:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(DEADLINE)
+        try:
+            sock.connect(path)
+        except PermissionError:
+            return "no way in"
+        frames = Frames()
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(encode_request("hello", {"protocol": PROTOCOL, "session": 1}))
+        while (frame := frames.next()) is None:
+            data = sock.recv(1000)
+            if not data:
+                return "closed"
+            frames.feed(data)
+        _, error = decode_reply(frame)
+        return str(error)
+
+    with Fork(knock) as child:
+        assert child.result() == "no way in"
+    # Were folder and socket open, the daemon itself would still refuse.
+    os.chmod(runtime_base, 0o711)
+    os.chmod(f"{runtime_base}/wdkmutex", 0o711)
+    os.chmod(path, 0o666)
+    try:
+        with Fork(knock) as child:
+            assert f"not uid {NOBODY}" in child.result()
+    finally:
+        os.chmod(f"{runtime_base}/wdkmutex", 0o700)
+        os.chmod(runtime_base, 0o700)
+
+
+def test_a_daemon_that_answers_nonsense(instance: str) -> None:
+    path = paths.socket_path(instance)
+    replies = [b"", b"\0\0\0\0", b"\xff" * 100, struct.pack("!I", 1) + b"\xc1", struct.pack("!I", 3) + b"\x92\xc3\x01"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(path)
+        sock.listen()
+        for reply in replies:
+
+            def serve(reply: bytes = reply) -> None:
+                connection, _ = sock.accept()
+                connection.recv(1000)
+                connection.sendall(reply)
+
+            with Fork(serve) as child:
+                with pytest.raises(WdkMutexError):
+                    Client(instance, timeout=2.0).open()
+                child.result()
+    os.unlink(path)
+
+
+def test_a_daemon_that_never_answers(instance: str) -> None:
+    path = paths.socket_path(instance)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(path)
+        sock.listen(1)
+        with pytest.raises(DaemonUnavailable, match="in time"):
+            Client(instance, timeout=0.5).open()
+        for _ in range(3):  # and when its backlog is full
+            with contextlib.suppress(DaemonUnavailable):
+                Client(instance, timeout=0.1).open()
+        with pytest.raises(DaemonUnavailable):
+            Client(instance, timeout=0.2).open()
+    os.unlink(path)
+
+
+def test_a_socket_of_a_killed_daemon_is_not_taken_for_one(grt: str) -> None:
+    kill_daemon(grt)
+    assert os.path.exists(paths.socket_path(grt))
+    with pytest.raises(DaemonUnavailable):
+        connect(grt)
+    assert autostart.start(grt)

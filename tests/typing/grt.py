@@ -1,0 +1,44 @@
+"""Checked by mypy --strict, never run: what the Grt returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from typing_extensions import assert_type
+
+from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex
+
+
+@dataclass
+class Point:
+    x: int
+
+
+Grt.init()
+Grt.init(instance="web", autostart=False)
+assert_type(Grt.instance(), "str | None")
+assert_type(Grt.names(), list[str])
+
+assert_type(Grt.get_fast_mutex("n", int), FastMutex[int])
+assert_type(Grt.get_fast_mutex("n"), FastMutex[Any])
+assert_type(Grt.get_fast_mutex("n", Point), FastMutex[Point])
+assert_type(Grt.get_kmutex("n", list[int]), KMutex[list[int]])
+assert_type(Grt.get_kmutex("n"), KMutex[Any])
+with Grt.get_kmutex("n", Point).lock() as guard:
+    assert_type(guard.value, Point)
+
+assert_type(Grt.register_fast_mutex("n", 0), FastMutex[int])
+assert_type(Grt.register_fast_mutex_checked("n", 0.5), FastMutex[float])
+assert_type(Grt.register_kmutex("n", Point(1)), KMutex[Point])
+assert_type(Grt.register_kmutex("n", None), KMutex[Any])
+assert_type(Grt.register_kmutex_checked("n", "a", str), KMutex[str])
+assert_type(Grt.get_or_register_kmutex("n", {"a": 1}), KMutex[dict[str, int]])
+assert_type(Grt.get_or_register_fast_mutex("n", 1), FastMutex[int])
+
+assert_type(Grt.register_critical_section("n"), CriticalSection)
+assert_type(Grt.get_critical_section("n"), CriticalSection)
+assert_type(Grt.get_or_register_critical_section("n"), CriticalSection)
+
+Grt.get_fast_mutex(5)  # type: ignore[call-overload]
+Grt.register_critical_section("n", 0)  # type: ignore[call-arg]
