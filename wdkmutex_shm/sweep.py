@@ -39,7 +39,7 @@ def _ours(fd: int) -> bool:
 
 def _comparable(name: str, fd: int) -> bool:
     """Whether the pids in a segment are of processes that we can see: this boot and pid namespace, or unpublished."""
-    if ".d" in name[-18:]:
+    if name.rpartition(".")[2].startswith("d"):
         try:
             header = data.header_of(name, fd)
         except LayoutMismatch:
