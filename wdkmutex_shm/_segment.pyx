@@ -15,6 +15,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
+from posix.unistd cimport close
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
 
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_INLINE, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
@@ -295,7 +296,7 @@ cdef class Segment:
         if self.header != NULL:
             munmap(self.header, self.size)
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)  # not os.close: at the end of the interpreter there may be no `os` any more
 
     def __repr__(self):
         return f"<Segment {self.name}, {self.count} slots>"
