@@ -13,7 +13,10 @@ ALIVE = {
     "section": "s = CriticalSection(); s.enter()",
     "box": "b = KMutex([1] * 5000).to_owned_box(); v = b.buffer",
     "in a class": "class C:\n    m = KMutex(1)\n    g = m.lock()",
-    "thread": "m = KMutex(1)\nimport threading\nt = threading.Thread(target=lambda: l.append(m.lock()))\nl = []\nt.start(); t.join()",
+    "thread": (
+        "import threading\nm = KMutex(1)\nl = []\n"
+        "t = threading.Thread(target=lambda: l.append(m.lock()))\nt.start(); t.join()"
+    ),
     "threads at first use": (
         "import threading\nout = {}\n"
         "ts = [threading.Thread(target=lambda i=i: out.update({i: KMutex([i] * 5000)})) for i in range(8)]\n"

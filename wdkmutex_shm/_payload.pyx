@@ -15,10 +15,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
 
 from ._codec cimport Codec, Encoded
-from ._segment cimport Segment, slot_name
+from ._segment cimport Segment, lock_memory, slot_name
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, wdkm_data_header, wdkm_fence_acquire,
                      wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_slot, wdkm_store64)
 from . import data as data_segments
@@ -76,6 +76,10 @@ cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64
     if size >= WDKM_DATA_HEADER:
         base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         code = errno
+        if base != MAP_FAILED and lock_memory and mlock(base, size) != 0:
+            code = errno
+            munmap(base, size)
+            base = MAP_FAILED
     close(fd)
     if size < WDKM_DATA_HEADER:
         raise FileNotFoundError(data_segment(segment.prefix, ident))

@@ -5,6 +5,9 @@ from libc.stdint cimport int64_t, uint64_t
 from ._slot cimport wdkm_header, wdkm_local, wdkm_slot
 
 
+cdef bint lock_memory
+
+
 cdef class Segment:
     cdef readonly str name
     cdef readonly str prefix

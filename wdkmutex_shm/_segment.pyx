@@ -34,6 +34,9 @@ cdef extern from *:
     """
     int wdkm_punch(int fd, long long offset, long long length) nogil
 
+# Whether what is mapped shall stay in memory, never be paged out: mlock(2).
+lock_memory = os.environ.get("WDKMUTEX_MLOCK") == "1"
+
 cdef object attached = WeakValueDictionary()
 # Two mappings of one segment would be two accounts of who holds what in it. Recursive, for a signal handler that attaches.
 cdef object attaching = threading.RLock()
@@ -190,7 +193,7 @@ cdef class Segment:
         self.header = <wdkm_header *>base
         self.slots = <wdkm_slot *>(<char *>base + WDKM_HEADER)
         self._set_count(count or (size - WDKM_HEADER) // sizeof(wdkm_slot))
-        if os.environ.get("WDKMUTEX_MLOCK") == "1" and mlock(base, size) != 0:
+        if lock_memory and mlock(base, size) != 0:
             raise shm.no_room(self.name, size, OSError(errno, os.strerror(errno)))
 
     def _set_count(self, Py_ssize_t count):

@@ -22,6 +22,8 @@ _REMEDY = {
     errno.ENOSPC: "enlarge /dev/shm (docker: --shm-size; else: mount -o remount,size=...) or free segments in it",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise fs.file-max",
+    errno.ENOMEM: "free memory, or raise the limits of address space (ulimit -v) and, for WDKMUTEX_MLOCK, of locked "
+    "memory (ulimit -l)",
 }
 
 
