@@ -175,3 +175,13 @@ def test_an_unknown_option_is_not_taken_for_the_command(served: Command) -> None
 def test_a_double_dash_of_the_command_is_the_commands(served: Command) -> None:
     served("register", "a", "0")
     assert served("lock", "a", "echo", "x", "--", "y").split() == ["x", "--", "y"]
+
+
+def test_a_mutex_that_goes_while_the_command_runs_is_told(served: Command) -> None:
+    served("register", "a", "0")
+    words = served.words("lock", "a", "--", *served.words("register", "a", "1"))
+    done = subprocess.run(
+        words, env=served.environment(), capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.returncode == 0
+    assert "was destroyed or overwritten while the command ran" in done.stderr

@@ -697,3 +697,22 @@ def test_what_a_dead_client_staged_is_swept(grt: str) -> None:
     session.current().call("sweep")
     assert len(shm.listing(prefix + ".d")) == 1, "its maker lives and may yet register it"
     data.unlink(prefix, alive)
+
+
+def test_a_signal_in_the_midst_of_a_call_mixes_up_no_replies(grt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between a request and its reply, and again while that is cleaned up: the next call is whole."""
+    from wdkmutex_shm.client import Client
+    from wdkmutex_shm.protocol import Frames
+
+    Grt.register_fast_mutex("a", 1)
+    Grt.register_fast_mutex("b", 2)
+
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Frames, "next", interrupt)
+        patch.setattr(Client, "_drop", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            Grt.get_fast_mutex("a", int)
+    assert Grt.get_fast_mutex("b", int).peek() == 2

@@ -236,6 +236,8 @@ cdef class Codec:
         cdef Encoded out
         self.check(value)
         keep = self.encode_into(value, &out)
+        if out.head_length + out.body_length >= 4294967296:
+            raise ValueError(f"T takes {out.head_length + out.body_length} bytes; at most 2**32 - 1 are possible")
         return (<const char *>out.head)[:out.head_length] + (out.body[:out.body_length] if out.body != NULL else b"")
 
     def decode(self, raw):

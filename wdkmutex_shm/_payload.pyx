@@ -216,6 +216,8 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
     cdef int buffer = (commit & 1) ^ 1
     cdef uint64_t size = value.head_length + value.body_length
     cdef unsigned char *target
+    if size >= 4294967296:
+        raise ValueError(f"T takes {size} bytes; at most 2**32 - 1 are possible")
     if wdkm_load64(&slot.generation) != generation:
         gone(segment, slot)
     # Orders the last store of the commit word before the stores into the buffer that it freed, for peeking readers.

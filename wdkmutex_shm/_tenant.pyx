@@ -79,7 +79,7 @@ def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
 
 
 def reclaim(Segment segment not None, Py_ssize_t index):
-    """Clean a vacated slot. False, with nothing done, while somebody still holds its lock."""
+    """Clean a vacated slot. False while somebody still holds its lock, or its data segments could not be removed."""
     cdef wdkm_slot *slot = segment.at(index)
     cdef int code
     if wdkm_load64(&slot.generation) % 2 == 1:
@@ -92,6 +92,8 @@ def reclaim(Segment segment not None, Py_ssize_t index):
     try:
         empty(segment, index)
         slot.starving = slot.refused = 0
+    except (OSError, MemoryError):
+        return False
     finally:
         wdkm_unlock(slot)
     return True
@@ -131,12 +133,15 @@ def tenants(Segment segment not None):
 
 
 def vacant(Segment segment not None):
-    """Return (slots never used, slots used and vacated) as two lists of indexes, in descending order."""
+    """Return (slots never used, slots to be reclaimed first) as two lists of indexes, in descending order.
+
+    A slot counts as used when its first tenant's maker was killed after it had written down a data segment.
+    """
     cdef Py_ssize_t index
     fresh = []
     used = []
     for index in range(segment.count - 1, -1, -1):
-        if segment.slots[index].generation == 0:
+        if segment.slots[index].generation == 0 and segment.slots[index].data[0] | segment.slots[index].data[1] == 0:
             fresh.append(index)
         elif segment.slots[index].generation % 2 == 0:
             used.append(index)
@@ -147,15 +152,19 @@ def references(Segment segment not None):
     """Return the ids of all data segments that slots of the segment speak of, as a set."""
     cdef Py_ssize_t index
     cdef wdkm_slot *slot
+    cdef uint64_t ident
+    cdef int buffer
     found = set()
     for index in range(segment.count):
         slot = &segment.slots[index]
-        if slot.data[0]:
-            found.add(slot.data[0])
-        if slot.data[1]:
-            found.add(slot.data[1])
-        if slot.pending:
-            found.add(slot.pending)
+        # In this order: a holder moves an id from `pending` to the buffer, and must not slip past in between.
+        ident = wdkm_load64(&slot.pending)
+        if ident:
+            found.add(ident)
+        for buffer in range(2):
+            ident = wdkm_load64(&slot.data[buffer])
+            if ident:
+                found.add(ident)
     return found
 
 

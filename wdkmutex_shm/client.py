@@ -135,6 +135,7 @@ class Client:
         old: socket.socket | None = getattr(self, "_socket", None)
         self._socket: socket.socket | None = None
         self._frames = Frames()
+        self._halfway = False
         self._lock = allocate_lock()
         self._pid = os.getpid()
         self._session = int.from_bytes(os.urandom(8), "big")
@@ -261,6 +262,7 @@ class Client:
         sock, frames = self._socket, self._frames
         assert sock is not None
         sent = False
+        self._halfway = True  # should a signal handler raise from here on, the next reply is not the next call's
         try:
             sock.sendall(request)
             sent = True
@@ -271,6 +273,7 @@ class Client:
                 frames.feed(data)
                 if frames.pending and time.monotonic() > deadline:
                     raise TimeoutError
+            self._halfway = False
             return frame
         except TimeoutError:
             raise _LostError(sent, self._unavailable("it does not reply in time")) from None
@@ -280,6 +283,7 @@ class Client:
     # --- the connection
 
     def _drop(self) -> None:
+        self._halfway = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -296,6 +300,8 @@ class Client:
 
     def _open(self, deadline: float) -> None:
         """See to it that there is a connection, by a new daemon if that is ours to start."""
+        if self._halfway:
+            self._drop()
         left = deadline - time.monotonic()
         if self._socket is not None:
             limit = self._socket.gettimeout() or 0.0

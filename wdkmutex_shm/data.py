@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from . import identity, shm
 from ._segment import DATA_HEADER_BYTES, LAYOUT
-from .errors import LayoutMismatch, ProtocolError, SegmentRefused
+from .errors import LayoutMismatch, PagedPoolAllocFailed, ProtocolError, SegmentRefused
 from .names import data_segment
 
 __all__ = [
@@ -184,6 +184,9 @@ def discard(prefix: str, ident: int) -> None:
     try:
         fd = shm.open_segment(name)
     except (FileNotFoundError, SegmentRefused):
+        return
+    except PagedPoolAllocFailed:
+        shm.unlink(name)  # no descriptor is free, and this needs none
         return
     try:
         size = os.fstat(fd).st_size

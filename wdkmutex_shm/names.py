@@ -21,6 +21,7 @@ __all__ = [
     "NAME_BYTES",
     "check_instance",
     "check_name",
+    "data_ident",
     "data_segment",
     "default_instance",
     "instance_prefix",
@@ -41,6 +42,7 @@ KIND_SECTION = 3
 KIND_BOX = 4
 KIND_WORDS = {KIND_FAST: "fast", KIND_K: "k", KIND_SECTION: "section", KIND_BOX: "box"}
 
+_DATA = re.compile(r"\.d([0-9a-f]{16})", re.ASCII)
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
 
 
@@ -113,6 +115,15 @@ def private_prefix(pid: int, start: int, image: int) -> str:
 def pool_segment(prefix: str, number: int) -> str:
     """Return the name of pool segment ``number`` of the pool at ``prefix``."""
     return f"{prefix}.p{number}"
+
+
+def data_ident(prefix: str, name: str) -> int | None:
+    """Return the id in the name of a data segment of the pool at ``prefix``; None for any other name.
+
+    Anybody can make files in ``/dev/shm``, so names there are not taken on trust.
+    """
+    match = _DATA.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    return int(match[1], 16) if match else None
 
 
 def data_segment(prefix: str, ident: int) -> str:

@@ -6,6 +6,8 @@ it can learn again from its segments.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from typing import NamedTuple
 from . import _tenant, shm
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, PagedPoolAllocFailed
-from .names import KIND_WORDS, data_segment, pool_segment
+from .names import KIND_WORDS, data_ident, data_segment, pool_segment
 from .types import TypeTag
 
 __all__ = ["Pool", "PoolStats", "SlotInfo", "SlotRef"]
@@ -172,6 +174,8 @@ class Pool:
                 break
             self._add(segment)
             number += 1
+        for name in names - {segment.name for segment in self.segments}:
+            self._remove_stray(name)
         for segment in self.segments:
             fresh, used = _tenant.vacant(segment)
             self._free.extend((segment, index) for index in fresh)
@@ -181,6 +185,14 @@ class Pool:
         if self.segments:
             top = max((serial for _, _, serial in self.tenants()), default=0)
             self.segments[0].raise_serial(top)
+
+    def _remove_stray(self, name: str) -> None:
+        """Remove a segment to which the numbers do not lead: somebody removed one before it, and the pool with it."""
+        with contextlib.suppress(LayoutMismatch, FileNotFoundError):
+            segment = Segment.attach(name, self.prefix)
+            for index, generation, _, _ in _tenant.tenants(segment):
+                _tenant.vacate(segment, index, generation)
+        shm.unlink(name)
 
     def _add(self, segment: Segment) -> None:
         self._by_name[segment.name] = segment
@@ -332,10 +344,11 @@ class Pool:
         for _, ref, _ in self.tenants():
             destroyed += self.free(ref)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
-        for name in shm.listing(self.prefix + ".d"):
-            shm.unlink(name)
-        for segment in reversed(self.segments):
-            shm.unlink(segment.name)
+        left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]
+        for name in (*left, *(segment.name for segment in reversed(self.segments))):
+            # A name that cannot be removed has been put there by somebody else. It must not keep the rest.
+            with contextlib.suppress(OSError):
+                shm.unlink(name)
         self.segments.clear()
         self._by_name.clear()
         self._free.clear()
@@ -346,6 +359,22 @@ class Pool:
     def set_server(self, pid: int, socket_path: str) -> None:
         """Note in the pool who serves it and where, for clients with another runtime folder."""
         self.segments[0].set_server(pid, os.fsencode(socket_path))
+
+    @staticmethod
+    def writer_of(prefix: str) -> int | None:
+        """Return the pid of the living daemon that writes the pool (it keeps segment 0 locked), None if none does."""
+        try:
+            fd = shm.open_segment(pool_segment(prefix, 0))
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            server = Pool.server_of(prefix)
+            return server[0] if server is not None else None
+        finally:
+            os.close(fd)
 
     @staticmethod
     def server_of(prefix: str) -> tuple[int, str] | None:

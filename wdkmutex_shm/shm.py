@@ -110,11 +110,17 @@ def open_segment(name: str) -> int:
 
 
 def unlink(name: str) -> bool:
-    """Remove the name of a segment; its memory goes when the last mapping goes. Tells whether it was there."""
+    """Remove the name of a segment; its memory goes when the last mapping goes. Tells whether it was there.
+
+    Raises:
+        SegmentRefused: it belongs to another user. OSError: it is no segment.
+    """
     try:
         posix_ipc.unlink_shared_memory(name)
     except posix_ipc.ExistentialError:
         return False
+    except posix_ipc.PermissionsError:
+        raise SegmentRefused(f"shared memory segment {name} belongs to another user", name=name) from None
     return True
 
 

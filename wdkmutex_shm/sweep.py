@@ -15,7 +15,7 @@ from . import data, identity, shm
 from ._segment import Segment, attached_segments
 from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
-from .names import data_segment, private_prefix, user_prefix
+from .names import data_ident, private_prefix, user_prefix
 from .pool import Pool
 
 __all__ = ["dead_private_pools", "leave_private_pools", "orphan_data"]
@@ -153,8 +153,8 @@ def orphan_data(pool: Pool) -> list[str]:
         return removed
     references = pool.references()
     for name in names:
-        ident = int(name.rpartition(".d")[2], 16)
-        if ident in references or name != data_segment(pool.prefix, ident):
+        ident = data_ident(pool.prefix, name)
+        if ident is None or ident in references:
             continue
         try:
             fd = shm.open_segment(name)

@@ -35,6 +35,9 @@ _TRIES = 16
 _NIL = b"\xc0"
 
 
+_PAUSE = 0.002
+
+
 def get(client: Client, name: str, kind: int, wanted: Any = UNSET) -> Any:
     """A handle to the mutex ``name``.
 
@@ -57,6 +60,7 @@ def get(client: Client, name: str, kind: int, wanted: Any = UNSET) -> Any:
             deadline = deadline or time.monotonic() + client.timeout
             if time.monotonic() > deadline:
                 raise
+            time.sleep(_PAUSE)
 
 
 def _attach(body: dict[str, Any], kind: int, wanted: Any, name: str) -> Any:
@@ -129,6 +133,7 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
         except MutexDestroyed:
             if mode != "get_or_register" or time.monotonic() > deadline:
                 raise
+            time.sleep(_PAUSE)
 
 
 def _register_small(client: Client, request: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from wdkmutex_shm.errors import (
     SegmentRefused,
     WdkMutexError,
 )
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm.names import data_ident, user_prefix
 
 __all__ = ["FAIL", "OK", "WARN", "Finding", "examine"]
 
@@ -300,8 +300,6 @@ def _instance_pool(prefix: str, names: list[str]) -> Found:
             f"{len(orphans)} data segments of instance {instance} belong to no mutex",
             f"wdkmutex-daemon sweep --instance {instance}",
         )
-    if _is_served(instance):
-        return
     demo = _DEMO.match(instance)
     if demo:
         if identity.start_time(int(demo[1])) is None:
@@ -310,6 +308,8 @@ def _instance_pool(prefix: str, names: list[str]) -> Found:
                 f"a demo that was killed left instance {instance}",
                 f"wdkmutex-daemon destroy --yes --instance {instance}",
             )
+        return
+    if _is_served(instance):
         return
     yield (
         WARN,
@@ -338,8 +338,8 @@ def _orphans(prefix: str, names: list[str]) -> list[str]:
             continue
     found = []
     for name in names:
-        kind, ident = name[len(prefix) + 1], name[len(prefix) + 2 :]
-        if kind == "d" and int(ident, 16) not in used and _maker_is_dead(name):
+        ident = data_ident(prefix, name)
+        if ident is not None and ident not in used and _maker_is_dead(name):
             found.append(name)
     return found
 

@@ -169,8 +169,10 @@ def sweep(service: Service, connection: Connection, params: _Fields) -> _Fields:
 
 def destroy(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """Destroy every mutex and end. Reply: ``destroyed``, how many there were."""
-    destroyed = service.registry.destroy()
-    service.stop(gone=True)
+    try:
+        destroyed = service.registry.destroy()
+    finally:
+        service.stop(gone=True)  # a pool that is half destroyed must not be served; the next daemon finishes it
     return {"destroyed": destroyed}
 
 

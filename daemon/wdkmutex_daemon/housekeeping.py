@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from wdkmutex_shm import sweep
@@ -31,11 +32,8 @@ def sweep_now(pool: Pool) -> dict[str, Any]:
         ``pools``: prefixes of the private pools that were removed; ``data``: names of the data segments;
         ``quarantined``: slots that still wait for their last holder.
     """
-    return {
-        "pools": sweep.dead_private_pools(),
-        "data": sweep.orphan_data(pool),
-        "quarantined": pool.look(),
-    }
+    quarantined = pool.look()
+    return {"pools": sweep.dead_private_pools(), "data": sweep.orphan_data(pool), "quarantined": quarantined}
 
 
 class Housekeeping:
@@ -44,16 +42,24 @@ class Housekeeping:
     Args:
         service: the daemon.
         pool: its pool.
+        lost: tells the path of what somebody removed and the daemon cannot be reached without, None if all is there.
     """
 
-    def __init__(self, service: Service, pool: Pool) -> None:
+    def __init__(self, service: Service, pool: Pool, lost: Callable[[], str | None]) -> None:
         self._service = service
         self._pool = pool
+        self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(_EVERY, self._round)
 
     def _round(self) -> None:
         begun = time.monotonic()
+        lost = self._lost()
+        if lost is not None:
+            # Nobody finds this daemon any more, and while it lives no other can take its place.
+            log.critical("%s was removed: this daemon ends, and the next one goes on from the segments", lost)
+            self._service.stop()
+            return
         try:
             self._service.end_stalled()
             swept = sweep_now(self._pool)

@@ -18,13 +18,15 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from wdkmutex_shm import paths
+from wdkmutex_shm import paths, shm
 from wdkmutex_shm.client import Client
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, RuntimeFolderRefused
 from wdkmutex_shm.lockfile import LockFile
 from wdkmutex_shm.names import check_instance, instance_prefix
+from wdkmutex_shm.pool import Pool
 from wdkmutex_shm.protocol import READY, encode_error
 
 from . import systemd
@@ -147,11 +149,60 @@ class _Life:
         _raise_descriptor_limit()
         self._take_lock()
         try:
-            with self._take_socket() as sock, PoolClaim(instance_prefix(self.instance)) as pool:
+            with self._take_socket() as sock, self._claimed_pool() as pool:
                 pool.set_server(os.getpid(), self._path)
                 asyncio.run(self._serve(sock, Registry(pool, self.instance)))
         finally:
             self._retire(False)
+
+    @contextlib.contextmanager
+    def _claimed_pool(self) -> Iterator[Pool]:
+        """The pool, once no other daemon writes it; one that cannot be reached any more notices that and ends."""
+        prefix = instance_prefix(self.instance)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                claim = PoolClaim(prefix)
+                pool = claim.__enter__()
+                break
+            except ServedAlreadyError:
+                if self._answers_elsewhere(prefix):
+                    raise
+                if time.monotonic() >= deadline:
+                    pid = Pool.writer_of(prefix)
+                    raise DaemonUnavailable(
+                        f"a daemon of instance {self.instance!r}, pid {pid}, lives but answers nowhere; end it: "
+                        f"kill -9 {pid} (no mutex is lost by that)",
+                        name=self.instance,
+                        instance=self.instance,
+                    ) from None
+                time.sleep(0.05)
+        try:
+            yield pool
+        finally:
+            claim.__exit__()
+
+    def _answers_elsewhere(self, prefix: str) -> bool:
+        """Whether somebody listens at the socket that the pool's last daemon wrote into it."""
+        server = Pool.server_of(prefix)
+        if server is None or server[1] == self._path:
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(server[1]) == 0
+
+    def _what_is_lost(self, segment: str, inode: tuple[int, int]) -> str | None:
+        """What was taken away from under this daemon, so that no client can come to it: its socket, or its pool."""
+        for path, expected in ((self._path, self._inode), (segment, inode)):
+            if expected is None:
+                continue
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:
+                return path
+            if (found.st_dev, found.st_ino) != expected:
+                return path
+        return None
 
     def _take_lock(self) -> None:
         """Be the only daemon of the instance; wait a little for one that is just ending."""
@@ -225,7 +276,9 @@ class _Life:
         # Python 3.13 would remove the socket's path by itself, also the one that is systemd's.
         keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         server = await loop.create_unix_server(lambda: Connection(service), sock=sock, backlog=_BACKLOG, **keep)
-        housekeeping = Housekeeping(service, pool)
+        segment = shm.FOLDER + pool.segments[0].name
+        made = os.lstat(segment)
+        housekeeping = Housekeeping(service, pool, lambda: self._what_is_lost(segment, (made.st_dev, made.st_ino)))
         gc.freeze()
         log.info("serves instance %r at %s: pid %d, %d names", self.instance, self._path, os.getpid(), len(registry))
         systemd.notify(f"READY=1\nSTATUS=serves instance {self.instance}")

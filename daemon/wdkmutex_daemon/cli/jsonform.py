@@ -51,7 +51,10 @@ def _other_to_json(value: Any) -> dict[str, Any]:
     import msgpack
 
     if isinstance(value, msgpack.Timestamp):
-        value = value.to_datetime()
+        try:
+            value = value.to_datetime()
+        except (OverflowError, ValueError):  # a year that datetime does not have
+            value = msgpack.ExtType(-1, value.to_bytes())
     if isinstance(value, datetime.datetime):
         return {"$time": value.isoformat()}
     if isinstance(value, msgpack.ExtType):

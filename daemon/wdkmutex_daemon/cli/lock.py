@@ -104,6 +104,8 @@ def lock_verb(
                 if verbose:
                     _say_locked(name, dead)
                 status = _run(command, mask)
+                if mutex.destroyed:
+                    error_line(f"{name} was destroyed or overwritten while the command ran; it may not have been alone")
     except LockTimeout as error:
         error_line(str(error))
         return conflict_exit_code

@@ -67,8 +67,17 @@ def _stop(instance: str, timeout: float) -> bool:
 
     try:
         client = session.connect(instance, max(timeout, 0.1))
-    except (GrtIsNull, DaemonUnavailable):
+    except GrtIsNull:
         return False
+    except DaemonUnavailable:
+        pid = _silent_daemon(instance)
+        if pid is None:
+            return False
+        raise Failure(
+            f"the daemon of instance {instance} (pid {pid}) lives but does not answer; end it with: kill -9 {pid} "
+            "(no mutex is lost by that)",
+            codes.FAILED,
+        ) from None
     with client:
         pid = client.daemon["pid"]
         started = start_time(pid)
@@ -83,6 +92,14 @@ def _stop(instance: str, timeout: float) -> bool:
         )
     note(f"Stopped: the daemon of instance {instance}, pid {pid}. Its mutexes stay; `destroy` frees them.")
     return True
+
+
+def _silent_daemon(instance: str) -> int | None:
+    """Pid of a daemon that lives although it does not answer."""
+    from wdkmutex_shm.names import instance_prefix
+    from wdkmutex_shm.pool import Pool
+
+    return Pool.writer_of(instance_prefix(instance))
 
 
 @click.command("restart")
@@ -113,8 +130,22 @@ def status_verb(instance: str, as_json: bool) -> int:
             facts: dict[str, Any] = {"running": True, **client.call("status")}
     except (GrtIsNull, DaemonUnavailable) as error:
         left = has_segments(instance)
+        silent = _silent_daemon(instance)
         if as_json:
-            print_json({"instance": instance, "running": False, "segments_left": left, "reason": str(error)})
+            print_json(
+                {
+                    "instance": instance,
+                    "running": False,
+                    "segments_left": left,
+                    "silent_pid": silent,
+                    "reason": str(error),
+                }
+            )
+        elif silent is not None:
+            click.echo(
+                f"Instance {instance}: its daemon, pid {silent}, lives but does not answer. End it: kill -9 {silent} "
+                "(no mutex is lost by that)"
+            )
         else:
             more = " Mutexes of it are in shared memory." if left else ""
             click.echo(f"Instance {instance}: not running.{more} Start it: wdkmutex-daemon start --instance {instance}")
