@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ from wdkmutex_shm.names import user_prefix
 from wdkmutex_shm.pool import Pool
 
 _numbers = itertools.count(1)
+
+# Started in the background of a shell (or by nohup), this process and its children would ignore these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
 
 
 def _ticks() -> int:

@@ -178,8 +178,12 @@ class _Interrupt(Exception):
     pass
 
 
-def test_signal_between_lock_and_with(cls: Any) -> None:
-    # A handler that raises is run between any two bytecodes; the lock must not stay, wherever that is.
+@pytest.mark.parametrize("loops", ["", "asyncio", "trio"])
+def test_signal_between_lock_and_with(cls: Any, loops: str) -> None:
+    # A handler that raises is run between any two bytecodes; the lock must not stay, wherever that is. With an event
+    # loop library imported, a lock asks it whether a loop runs, and that is Python code too.
+    if loops:
+        pytest.importorskip(loops)
     mutex = cls(0)
     armed = threading.Event()
 

@@ -297,7 +297,8 @@ cdef class Guard:
         if not self.flags & HELD:
             return False
         fast = self.handle.kind == KIND_FAST
-        me = thread_at_level()
+        # The level is asked for only after the release: asking may run Python code (Trio's), and so a signal handler.
+        me = thread_state()
         if self.thread != me.serial:
             if before_fork(self.thread):
                 return False  # the parent holds the lock; nothing happens here
@@ -310,7 +311,10 @@ cdef class Guard:
             self.let_go(self, me)
         else:
             self.finish(kind is None)
-        if kind is None and me.level >= DISPATCH:
+        if kind is not None:
+            return False
+        me = thread_at_level()
+        if me.level >= DISPATCH:
             # A lock that stays locked is worse than a rule that is broken: it is released, and then told.
             if fast:
                 self.refuse_apc("leaving the with", me.level)
