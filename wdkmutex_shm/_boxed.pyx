@@ -2,11 +2,9 @@
 """The bytes of a box, lent out through the buffer protocol."""
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from libc.stdint cimport uint64_t
 
 from ._payload cimport current
 from ._segment cimport Segment
-from ._slot cimport wdkm_load64
 
 
 cdef class BoxedBytes:

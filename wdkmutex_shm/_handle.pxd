@@ -18,5 +18,3 @@ cdef class Handle:
     cdef object pool
     cdef object __weakref__
     cdef uint64_t forks
-
-    cdef object known_name(self)

@@ -10,7 +10,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._segment cimport Segment, held_for, slot_name
-from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
+from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder
 from ._tenant import empty, reclaim, snapshot, vacate
 from ._thread cimport fork_count
@@ -48,9 +48,6 @@ cdef class Handle:
     def _must_be_new(self):
         if self.segment_ is not nowhere:
             raise TypeError(f"this {type(self).__name__} exists already: it cannot be initialised again")
-
-    cdef object known_name(self):
-        return slot_name(self.slot)
 
     @property
     def name(self):

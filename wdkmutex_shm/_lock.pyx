@@ -134,8 +134,6 @@ cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t dea
                 if not starving:
                     overdue = let_go_first(slot, now, deadline)
                     code = take_free(slot, overdue)
-                    if code == EBUSY and wdkm_now() >= deadline:
-                        code = ETIMEDOUT
                 if code == EBUSY:
                     now = wdkm_now()
                     code = wdkm_lock_until(slot, min(deadline, now + slice_))

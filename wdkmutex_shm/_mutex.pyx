@@ -2,9 +2,9 @@
 """KMutex and FastMutex: mutexes that own their T."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t
 
-from ._codec cimport T_FLOAT, T_INT, Codec, Encoded
+from ._codec cimport T_FLOAT, T_INT, Encoded
 from ._guard cimport Guard, inner_guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
@@ -14,7 +14,6 @@ from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
 from . import handles
-from .errors import IrqlTooHigh
 from .names import KIND_FAST as FAST_WORD
 from .names import KIND_K as K_WORD
 from .types import UNSET

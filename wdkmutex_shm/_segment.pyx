@@ -14,11 +14,11 @@ cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 from posix.unistd cimport close
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
 
-from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_INLINE, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
+from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
                      wdkm_mutex_init, wdkm_now, wdkm_slot, wdkm_store64, wdkm_word_held)
 from . import identity, shm

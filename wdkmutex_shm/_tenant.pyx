@@ -113,11 +113,6 @@ def empty(Segment segment not None, Py_ssize_t index):
         slot.pending = 0
 
 
-def never_used(Segment segment not None, Py_ssize_t index):
-    """Whether no tenant was ever in the slot."""
-    return segment.at(index).generation == 0
-
-
 def tenants(Segment segment not None):
     """Return (slot, generation, serial, name) of every tenant in the segment, as a list."""
     cdef Py_ssize_t index

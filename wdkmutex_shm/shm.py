@@ -12,7 +12,7 @@ import posix_ipc
 
 from .errors import PagedPoolAllocFailed, SegmentRefused
 
-__all__ = ["FOLDER", "create", "free_bytes", "listing", "open_segment", "punch", "unlink"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -135,9 +135,3 @@ def punch(fd: int, offset: int, length: int) -> None:
     from ._segment import punch_hole
 
     punch_hole(fd, offset, length)
-
-
-def free_bytes() -> int:
-    """Return the bytes that are free in ``/dev/shm``."""
-    status = os.statvfs(FOLDER)
-    return status.f_bavail * status.f_frsize
