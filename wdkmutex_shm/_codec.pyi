@@ -1,6 +1,11 @@
 from collections.abc import Callable
 from typing import Any
 
+HOLDS: str
+
+def pack(value: Any) -> bytes: ...
+def unpack(raw: bytes) -> Any: ...
+
 class Codec:
     @property
     def code(self) -> int: ...

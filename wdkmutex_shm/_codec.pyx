@@ -11,6 +11,8 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+import msgpack
+
 from .errors import MutexDamaged
 
 cdef extern from "Python.h":
@@ -88,6 +90,43 @@ cdef Py_ssize_t body_start(const unsigned char *data, Py_ssize_t length, uint8_t
     if length >= 5 and data[0] == four and length == 5 + <Py_ssize_t>wdkm_get32(data + 1):
         return 5
     return -1
+
+
+HOLDS = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, and list and dict of those"
+
+# Packers that are not at work: making one costs as much as packing a small T. Each is taken off the list while it is used, so
+# another thread, or a finalizer that packs in the midst, makes another.
+cdef list packers = []
+cdef object new_packer = msgpack.Packer
+cdef object unpackb = msgpack.unpackb
+# A packer keeps the largest buffer that it ever needed; one that packed more bytes than this is not kept.
+cdef Py_ssize_t KEPT_PACKER = 65536
+
+
+def pack(object value):
+    """Return the msgpack bytes of a value of plain types.
+
+    Raises:
+        TypeError, OverflowError: msgpack cannot hold it.
+    """
+    cdef bytes packed
+    packer = packers.pop() if packers else new_packer(use_bin_type=True, strict_types=True)
+    try:
+        packed = packer.pack(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}: {HOLDS} "
+            "(a tuple would come back as a list, so it is refused); for other types make the mutex with type=T") from None
+    except OverflowError as error:
+        raise OverflowError(f"{error}: msgpack holds ints of 64 bits") from None
+    if len(packed) <= KEPT_PACKER:
+        packers.append(packer)
+    return packed
+
+
+def unpack(object raw):
+    """Return the value of msgpack bytes; whatever msgpack raises if they are not."""
+    return unpackb(raw, raw=False, strict_map_key=False)
 
 
 cdef class Codec:

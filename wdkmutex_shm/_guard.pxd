@@ -1,12 +1,18 @@
 """The guard: the only way to T."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._handle cimport Handle
 from ._slot cimport wdkm_thread
 
 
+cdef extern from "Python.h":
+    ctypedef object (*vectorcallfunc)(object, PyObject *const *, size_t, PyObject *)
+
+
 cdef class Guard:
+    cdef vectorcallfunc enter_or_exit  # called by `with`, see BoundToGuard
     cdef Handle handle
     cdef int64_t number      # the same as `held`, where NUMBER says so
     cdef object held         # T as handed out or set, not committed
@@ -24,6 +30,8 @@ cdef class Guard:
     cdef int write(self, Guard top) except -1
     cdef int undo(self) except -1
     cdef int finish(self, bint commit) except -1
+    cdef int enter(self) except -1
+    cdef int leave(self, bint commit) except -1
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1
     cdef int leave_behind(self) except -1
 

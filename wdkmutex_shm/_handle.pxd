@@ -14,6 +14,9 @@ cdef class Handle:
     cdef int kind
     cdef uint64_t generation_
     cdef Codec codec
+    # T as this process last committed it, if it is an int; it still is T while the commit word is `number_commit`.
+    cdef object number
+    cdef uint64_t number_commit
     # The pool to give the slot back to when this handle goes: set for the first handle of an anonymous mutex.
     cdef object pool
     cdef object __weakref__

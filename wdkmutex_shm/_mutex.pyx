@@ -9,7 +9,7 @@ from ._guard cimport Guard, inner_guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
-from ._payload cimport current, gone, peek, publish
+from ._payload cimport current, current_number, gone, peek, publish, publish_number
 from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
@@ -20,6 +20,11 @@ from .types import UNSET
 
 cdef extern from "Python.h":
     bint PyLong_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    object PyLong_FromLongLong(long long)
+
+cdef extern from *:
+    bint __builtin_add_overflow(int64_t, int64_t, int64_t *) nogil
 
 cdef enum:
     KIND_FAST = 1
@@ -30,6 +35,7 @@ cdef enum:
 cdef class Mutex(Handle):
     """Base of KMutex and FastMutex."""
 
+    @cython.final
     cdef int take(self, wdkm_thread *me, int64_t timeout) except -1:
         """Acquire the lock: LIVE, ABANDONED or EXPIRED."""
         cdef wdkm_slot *slot = self.slot
@@ -40,6 +46,7 @@ cdef class Mutex(Handle):
             return 0
         return settle(self.segment_, self.index, self.generation_, me, code, timeout)
 
+    @cython.final
     cdef Guard own_root(self, wdkm_thread *me):
         """The outermost guard if this thread holds this KMutex, else None."""
         cdef wdkm_local *local = &self.segment_.local[self.index]
@@ -54,6 +61,7 @@ cdef class Mutex(Handle):
             gone(self.segment_, self.slot)
         return guard
 
+    @cython.final
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL:
         """The calling thread, if its IRQL allows the operation."""
         cdef wdkm_thread *me = thread_at_level()
@@ -143,11 +151,19 @@ cdef class Mutex(Handle):
         cdef const unsigned char *data
         cdef Py_ssize_t length = 0
         cdef Encoded encoded
+        cdef int64_t amount = 0
+        cdef int64_t number = 0
+        cdef int overflow = 0
         if self.codec.code != T_INT and self.codec.code != T_FLOAT:
             raise TypeError(f"fetch_add needs a T of int or float, not {self.codec.label.decode()}")
         if self.codec.code == T_FLOAT and PyLong_CheckExact(n):
             n = float(n)
-        self.codec.check(n)
+        if self.codec.code == T_INT and PyLong_CheckExact(n):
+            amount = PyLong_AsLongLongAndOverflow(n, &overflow)
+        else:
+            overflow = 1
+        if overflow != 0:
+            self.codec.check(n)
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("fetch_add", wait != 0)
@@ -161,6 +177,11 @@ cdef class Mutex(Handle):
         if got == EXPIRED:
             raise_timeout(self.segment_, self.index, timeout)
         try:
+            if overflow == 0 and current_number(self.slot, &number):
+                old = PyLong_FromLongLong(number)
+                if not __builtin_add_overflow(number, amount, &number) and (
+                        publish_number(self.slot, self.generation_, number)):
+                    return old
             data = current(self.segment_, self.index, &length)
             old = self.codec.decode_from(data, length)
             self.codec.encode_into(old + n, &encoded)

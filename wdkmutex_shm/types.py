@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from ._codec import Codec
+from ._codec import HOLDS, Codec, pack, unpack
 from .errors import DowncastError
 
 __all__ = ["ANY", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
@@ -42,36 +42,18 @@ _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
 _NEVER = (set, frozenset, bytearray, memoryview, complex, object, type)
 _UNIONS = (typing.Union, types.UnionType)
-_HINT = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, and list and dict of those"
-
-
-def _pack(value: Any) -> bytes:
-    try:
-        packed: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True)
-        return packed
-    except TypeError as error:
-        raise TypeError(
-            f"{error}: {_HINT} (a tuple would come back as a list, so it is refused); "
-            "for other types make the mutex with type=T"
-        ) from None
-    except OverflowError as error:
-        raise OverflowError(f"{error}: msgpack holds ints of 64 bits") from None
-
-
-def _unpack(raw: bytes) -> Any:
-    return msgpack.unpackb(raw, raw=False, strict_map_key=False)
 
 
 def _unpack_frozen(raw: bytes) -> Any:
-    """As :func:`_unpack`; where T has keys that msgpack gives back as lists, all its lists become tuples."""
+    """As ``unpack``; where T has keys that msgpack gives back as lists, all its lists become tuples."""
     try:
-        return _unpack(raw)
+        return unpack(raw)
     except TypeError:
         return msgpack.unpackb(raw, raw=False, strict_map_key=False, use_list=False)
 
 
 def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
-    return Codec(code, code, label.encode(), kind, pack=_pack, unpack=_unpack, mutable=mutable)
+    return Codec(code, code, label.encode(), kind, pack=pack, unpack=unpack, mutable=mutable)
 
 
 #: T is whatever msgpack holds.
@@ -132,7 +114,7 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
 
 
 def _unpack_tuple(raw: bytes) -> tuple[Any, ...]:
-    value = _unpack(raw)
+    value = unpack(raw)
     if type(value) is not list:
         raise ValueError("not an array")
     return tuple(value)
@@ -144,7 +126,7 @@ def _of_tuple(value: Any) -> None:
 
 
 def _pack_tuple(value: tuple[Any, ...]) -> bytes:
-    return _pack(list(value))
+    return pack(list(value))
 
 
 def _hashed(name: str) -> int:
@@ -174,7 +156,7 @@ def _typed(kind: Any) -> Codec:
     except (TypeError, msgspec.ValidationError) as error:
         raise TypeError(f"T cannot be {kind!r}: {error}") from None
 
-    def pack(value: Any) -> bytes:
+    def pack_typed(value: Any) -> bytes:
         try:
             raw = encode(value)
             # A field of another type, or an item put into a list, is written without a word but cannot be read.
@@ -188,7 +170,7 @@ def _typed(kind: Any) -> Codec:
         _hashed(_full_name(kind)),
         _label(kind),
         kind,
-        pack=pack,
+        pack=pack_typed,
         unpack=decode,
         validate=_validator(kind),
         mutable=True,
@@ -213,7 +195,7 @@ def codec_for(value: Any = UNSET, type: Any = UNSET) -> Codec:
     if plain is not None:
         return plain
     if kind in _NEVER:
-        raise TypeError(f"T cannot be {kind.__name__}: {_HINT}")
+        raise TypeError(f"T cannot be {kind.__name__}: {HOLDS}")
     codec = _typed(kind)
     if value is not UNSET:
         codec.accept(value)
@@ -241,7 +223,7 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
     if code == _T_SECTION:
         return SECTION
     if code == _T_TYPED:
-        return Codec(_T_ANY, hashed, label, None, pack=_pack, unpack=_unpack_frozen, mutable=True, frozen=True)
+        return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=_unpack_frozen, mutable=True, frozen=True)
     for codec in (ANY, *_PLAIN.values()):
         if codec.code == code:
             return codec
