@@ -6,6 +6,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODULES = [
+    "_planted",
     "_thread",
     "_segment",
     "_tenant",
@@ -23,6 +24,8 @@ MODULES = [
 flags = ["-O3", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
 flags += ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+# Faults on purpose, see planted.h.
+macros = [("WDKMUTEX_PLANTS", "1")] if os.environ.get("WDKMUTEX_PLANTS") else []
 if os.environ.get("WDKMUTEX_WERROR"):
     flags += ["-Werror"]
 
@@ -32,8 +35,9 @@ setup(
             Extension(
                 f"wdkmutex_shm.{name}",
                 [f"wdkmutex_shm/{name}.pyx"],
-                depends=["wdkmutex_shm/slot.h", "wdkmutex_shm/scalar.h"],
+                depends=["wdkmutex_shm/slot.h", "wdkmutex_shm/scalar.h", "wdkmutex_shm/planted.h"],
                 include_dirs=["wdkmutex_shm"],
+                define_macros=macros,
                 extra_compile_args=flags,
             )
             for name in MODULES

@@ -25,7 +25,7 @@ from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, wdkm_acquired, wdkm_add32,
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
-                     wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
+                     wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
                      wdkm_word_abandoned)
 from . import holder
 from ._thread cimport thread_state
@@ -61,7 +61,8 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
         if wdkm_load64(&slot.generation) % 2 == 1:
             remove_pending(segment, slot)
     finally:
-        pthread_mutex_consistent(&slot.mutex)
+        if not wdkm_planted("no-consistent"):
+            pthread_mutex_consistent(&slot.mutex)
     return 0
 
 
@@ -209,7 +210,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         name = slot_name(slot)
         what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
         raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
-    if wdkm_load64(&slot.generation) != generation:
+    if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
         pthread_mutex_unlock(&slot.mutex)
         gone(segment, slot)
     if contended:

@@ -11,7 +11,7 @@ from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, set
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, current_number, gone, peek, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
 from . import handles
 from .names import KIND_FAST as FAST_WORD
@@ -41,7 +41,7 @@ cdef class Mutex(Handle):
         cdef wdkm_slot *slot = self.slot
         cdef int code
         code = attempt(slot)
-        if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
+        if code == 0 and (wdkm_load64(&slot.generation) == self.generation_ or wdkm_planted("no-generation")):
             wdkm_acquired(slot, me.owner)
             return 0
         return settle(self.segment_, self.index, self.generation_, me, code, timeout)

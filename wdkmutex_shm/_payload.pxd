@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment
 from ._codec cimport wdkm_decode_int, wdkm_encode_int
-from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_slot, wdkm_store64
+from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_planted, wdkm_slot, wdkm_store64
 
 # All but peek are for the holder of the lock only.
 cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL
@@ -33,6 +33,8 @@ cdef inline bint publish_number(wdkm_slot *slot, uint64_t generation, int64_t nu
     if wdkm_load64(&slot.generation) != generation or slot.data[0] | slot.data[1] != 0:
         return False
     wdkm_fence_release()
+    if wdkm_planted("publish-first"):
+        wdkm_store64(&slot.commit, commit + 1)
     slot.length[buffer] = wdkm_encode_int(number, slot.payload[buffer])
     wdkm_store64(&slot.commit, commit + 1)
     return True

@@ -20,7 +20,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mm
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment, lock_memory, slot_name
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, wdkm_data_header, wdkm_fence_acquire,
-                     wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_slot, wdkm_store64)
+                     wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store64)
 from . import data as data_segments
 from . import shm
 from .errors import MutexDamaged, MutexDestroyed
@@ -138,7 +138,7 @@ cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t 
         mapping = mapped(segment, index, buffer, slot.data[buffer])
     except FileNotFoundError:
         broken(segment, slot, "the data segment of T is gone")
-    if capacity(mapping) < size:
+    if capacity(mapping) < size and not wdkm_planted("no-bounds"):
         broken(segment, slot, "the data segment of T is too short")
     return mapping.base + WDKM_DATA_HEADER
 
@@ -218,7 +218,7 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
     cdef unsigned char *target
     if size >= 4294967296:
         raise ValueError(f"T takes {size} bytes; at most 2**32 - 1 are possible")
-    if wdkm_load64(&slot.generation) != generation:
+    if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
         gone(segment, slot)
     # Orders the last store of the commit word before the stores into the buffer that it freed, for peeking readers.
     wdkm_fence_release()
@@ -226,6 +226,8 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
         target = slot.payload[buffer]
     else:
         target = room(segment, index, buffer, generation, size)
+    if wdkm_planted("publish-first"):
+        wdkm_store64(&slot.commit, commit + 1)
     memcpy(target, value.head, value.head_length)
     if value.body_length:
         memcpy(target + value.head_length, value.body, value.body_length)

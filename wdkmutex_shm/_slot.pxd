@@ -3,6 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
+cdef extern from "planted.h" nogil:
+    bint wdkm_planted(const char *)  # see planted.h
+
+
 cdef extern from "slot.h" nogil:
     enum:
         WDKM_INLINE

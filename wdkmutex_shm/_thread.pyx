@@ -18,6 +18,7 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #include <sys/types.h>
+    #include "planted.h"
     static __thread wdkm_thread wdkm_me __attribute__((tls_model("initial-exec")));
     static uint64_t wdkm_epoch = 1; /* raised by each fork, in the child */
     static uint64_t wdkm_forks = 0; /* raised by each fork, on both sides */
@@ -35,6 +36,7 @@ cdef extern from *:
     static void wdkm_forked_parent(void) { ++wdkm_forks; }
     static void wdkm_forked_child(void) {
         ++wdkm_forks;
+        if (wdkm_planted("no-fork-check")) return;
         ++wdkm_epoch;
         wdkm_me.serial = 0;
         wdkm_me.fast_held = 0; /* the parent's thread holds them, not this one */

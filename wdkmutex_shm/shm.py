@@ -10,6 +10,7 @@ import os
 
 import posix_ipc
 
+from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
 
 __all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
@@ -79,7 +80,10 @@ def create(name: str, size: int) -> int:
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
-        os.posix_fallocate(fd, 0, size)
+        if planted("no-fallocate"):
+            os.ftruncate(fd, size)
+        else:
+            os.posix_fallocate(fd, 0, size)
     except BaseException as error:
         os.close(fd)
         unlink(name)
@@ -99,7 +103,7 @@ def open_segment(name: str) -> int:
     """
     fd = _open(name, 0, 0)
     owner = os.fstat(fd).st_uid
-    if owner != os.geteuid():
+    if owner != os.geteuid() and not planted("no-owner-check"):
         os.close(fd)
         raise SegmentRefused(
             f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",

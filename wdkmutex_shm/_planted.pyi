@@ -1,0 +1,3 @@
+PLANTS: bool
+
+def planted(fault: str) -> bool: ...
