@@ -1,0 +1,180 @@
+"""What every tool has: a seed, a time, a progress line, counts, broken promises, and a summary at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["Proof", "options", "run"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Broken promises that a summary lists; the rest are only counted.
+_LISTED = 20
+
+
+def options(*, seconds: float | None = None) -> Callable[[F], F]:
+    """The options that every tool takes; ``seconds`` is the default time, None where a time means nothing."""
+
+    def add(function: F) -> F:
+        function = click.option("--seed", type=int, default=None, help="Repeat the run of that seed.")(function)
+        function = click.option("--json", "json_file", type=click.Path(), help="Write the summary there too.")(function)
+        if seconds is not None:
+            function = click.option("--seconds", type=float, default=seconds, help="How long to go on.")(function)
+        return function
+
+    return add
+
+
+class Proof:
+    """One run of a tool.
+
+    Args:
+        tool: its name.
+        seed: of :attr:`random`; None takes a random one.
+        seconds: how long it may go on; None for as long as it takes.
+
+    Attributes:
+        seed: what ``--seed`` repeats.
+        random: the source of every choice that the tool makes.
+        counts: what was done, for the summary.
+        folder: a private runtime folder; ``XDG_RUNTIME_DIR`` points to it while the tool runs.
+        instance: name of an instance that nobody else uses.
+    """
+
+    def __init__(self, tool: str, seed: int | None = None, seconds: float | None = None) -> None:
+        self.tool = tool
+        self.seed = secrets.randbelow(1 << 32) if seed is None else seed
+        self.random = random.Random(self.seed)
+        self.seconds = seconds
+        self.counts: Counter[str] = Counter()
+        self.folder = tempfile.mkdtemp(prefix="wdkm-proof-")
+        self.instance = f"proof-{tool}-{os.getpid()}"
+        self.begun = time.monotonic()
+        self._broken: list[dict[str, Any]] = []
+        self._skipped: list[str] = []
+        self._progress = Progress(
+            TextColumn(f"{tool} (seed {self.seed})"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    # --- time
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the tool began."""
+        return time.monotonic() - self.begun
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self.seconds is not None and self.elapsed >= self.seconds
+
+    # --- what is told
+
+    def progress(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        """Say how far it is; without ``done`` the time counts."""
+        if done is None and self.seconds is not None:
+            done, total = min(self.elapsed, self.seconds), self.seconds
+        self._progress.update(self._task, description=text, completed=done, total=total)
+
+    def broken(self, promise: str, **facts: Any) -> None:
+        """Report a broken promise.
+
+        Args:
+            promise: which one, in a sentence.
+            facts: what helps to find out why; anything that ``repr`` shows.
+        """
+        self.counts["broken"] += 1
+        if len(self._broken) < _LISTED:
+            self._broken.append({"promise": promise, **{key: _plain(value) for key, value in facts.items()}})
+            self._progress.console.print(f"[red]BROKEN[/red] {promise}  {facts}", markup=True, highlight=False)
+
+    def expect(self, holds: bool, promise: str, **facts: Any) -> bool:
+        """Report ``promise`` as broken unless it holds. Returns ``holds``."""
+        if not holds:
+            self.broken(promise, **facts)
+        return holds
+
+    def skip(self, why: str) -> None:
+        """Say that a part could not be run here, and why."""
+        self._skipped.append(why)
+        self._progress.console.print(f"skipped: {why}", markup=False, highlight=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise was broken so far."""
+        return not self._broken
+
+    def summary(self) -> dict[str, Any]:
+        """What the tool did, as JSON can hold it."""
+        return {
+            "tool": self.tool,
+            "seed": self.seed,
+            "seconds": round(self.elapsed, 1),
+            "ok": self.ok,
+            "counts": dict(self.counts),
+            "broken": self._broken,
+            "skipped": self._skipped,
+        }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
+
+
+def footprint(*folders: str) -> set[str]:
+    """Files of ours in shared memory, and those in ``folders``."""
+    found = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(f"wdkm.{os.getuid()}.")}
+    for folder in folders:
+        for path, _, files in os.walk(folder):
+            found.update(os.path.join(path, file) for file in files)
+    return found
+
+
+@contextmanager
+def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file: str | None = None) -> Iterator[Proof]:
+    """Run a tool: ``with run(...) as proof:``. Prints the summary at the end and exits with 1 if a promise was broken.
+
+    The tool's runtime folder is removed; what else it made it removes itself.
+    """
+    proof = Proof(tool, seed, seconds)
+    saved = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = proof.folder
+    try:
+        with proof._progress:
+            yield proof
+    except KeyboardInterrupt:
+        proof.skip("interrupted")
+    finally:
+        if saved is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = saved
+        shutil.rmtree(proof.folder, ignore_errors=True)
+    text = json.dumps(proof.summary(), indent=2)
+    print(text)
+    if json_file is not None:
+        with open(json_file, "w") as file:
+            file.write(text + "\n")
+    if not proof.ok:
+        sys.exit(1)

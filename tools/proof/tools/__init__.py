@@ -1,0 +1,1 @@
+"""One module a tool; its ``command`` is what ``python -m proof`` runs."""
