@@ -28,6 +28,11 @@ flags += ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-i
 macros = [("WDKMUTEX_PLANTS", "1")] if os.environ.get("WDKMUTEX_PLANTS") else []
 if os.environ.get("WDKMUTEX_WERROR"):
     flags += ["-Werror"]
+link = []
+# Such as "address,undefined"; the interpreter is then run with the sanitizer's library preloaded, see tools/sanitize.
+if os.environ.get("WDKMUTEX_SANITIZE"):
+    link = [f"-fsanitize={os.environ['WDKMUTEX_SANITIZE']}"]
+    flags += [*link, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 setup(
     ext_modules=cythonize(
@@ -39,6 +44,7 @@ setup(
                 include_dirs=["wdkmutex_shm"],
                 define_macros=macros,
                 extra_compile_args=flags,
+                extra_link_args=link,
             )
             for name in MODULES
         ],

@@ -12,6 +12,10 @@ tool=${0##*/}
 # What the package is built from. A change in any of it means a new installation.
 sources=(wdkmutex_shm daemon pyproject.toml setup.py MANIFEST.in README.md LICENSE)
 
+# The tests of the core, on anonymous mutexes; the part of the suite that is run on other interpreters and builds too.
+core=(every_kind handles guard guard_elsewhere kmutex critical_section exclusion types numbers codec_properties growth peek
+    box irql event_loop pool segments sweep errors)
+
 unset PYTHONPATH PYTHONHOME
 
 wdkm_fail() {
@@ -64,6 +68,7 @@ wdkm_stamp() {
     done
     {
         wdkm_identity "$PYTHON"
+        printf '%s\n' "${WDKMUTEX_SANITIZE:-}" "${WDKMUTEX_PLANTS:-}"
         (cd -- "$root" && find "${present[@]}" -type f ! -name '*.so' ! -name '*.c' ! -name '*.pyc' \
             ! -path '*.egg-info/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
     } | sha256sum | cut -d' ' -f1

@@ -107,7 +107,7 @@ class Proof:
         self.counts["broken"] += 1
         if len(self._broken) < _LISTED:
             self._broken.append({"promise": promise, **{key: _plain(value) for key, value in facts.items()}})
-            self._progress.console.print(f"[red]BROKEN[/red] {promise}  {facts}", markup=True, highlight=False)
+            self._progress.console.print(f"BROKEN: {promise}", style="red", markup=False, highlight=False)
 
     def expect(self, holds: bool, promise: str, **facts: Any) -> bool:
         """Report ``promise`` as broken unless it holds. Returns ``holds``."""
@@ -139,7 +139,7 @@ class Proof:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
+    return value if isinstance(value, (int, float, str, bool, list, type(None))) else repr(value)
 
 
 def footprint(*folders: str) -> set[str]:
