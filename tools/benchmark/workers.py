@@ -1,0 +1,193 @@
+"""Forked children: several that start at one moment and run for a fixed time, and single ones that do as they are told.
+
+Times are of CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from benchmark.peers import Counter
+
+__all__ = ["Child", "ChildFailed", "Hammered", "hammer", "together"]
+
+_PATIENCE = 300.0
+_LEAD = 20_000_000
+
+
+class ChildFailed(RuntimeError):
+    """A child raised; the message is its traceback. Or it ended, or says nothing for minutes."""
+
+
+class Child:
+    """A forked child that calls ``work(line)`` and ends; ``line`` is its end of a pipe.
+
+    Killed when the ``with`` is left, if it still lives.
+    """
+
+    def __init__(self, work: Callable[[Connection], None]) -> None:
+        self.line, theirs = Pipe()
+        self._ended = False
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._live(work, theirs)
+        theirs.close()
+
+    def _live(self, work: Callable[[Connection], None], line: Connection) -> None:
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self.line.close()
+            gc.disable()
+            try:
+                work(line)
+            except EOFError:
+                pass
+            except BaseException:
+                line.send((False, traceback.format_exc()))
+        finally:
+            os._exit(0)
+
+    def hear(self) -> Any:
+        """The next thing that it says with :func:`say`.
+
+        Raises:
+            ChildFailed: it raised, ended, or says nothing.
+        """
+        if not self.line.poll(_PATIENCE):
+            raise ChildFailed(f"process {self.pid} says nothing for {_PATIENCE:g} s")
+        try:
+            well, what = self.line.recv()
+        except EOFError:
+            raise ChildFailed(f"process {self.pid} ended without a word") from None
+        if not well:
+            raise ChildFailed(what)
+        return what
+
+    def tell(self, what: Any) -> None:
+        """Say something to it."""
+        self.line.send(what)
+
+    def ask(self, what: Any) -> Any:
+        """Say something to it and return its answer."""
+        self.tell(what)
+        return self.hear()
+
+    def kill(self) -> None:
+        """End it at once and wait for it."""
+        if not self._ended:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.reap()
+
+    def reap(self) -> None:
+        """Wait for its end."""
+        os.waitpid(self.pid, 0)
+        self._ended = True
+        self.line.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+
+def say(line: Connection, what: Any) -> None:
+    """In a child: say something to the parent."""
+    line.send((True, what))
+
+
+def together(works: Sequence[Callable[[int, int], Any]], seconds: float) -> list[Any]:
+    """Run each work in a forked child of its own, all from one moment on.
+
+    Args:
+        works: called with when to begin, which lies ahead, and when to end; an attribute ``prepare`` is called before.
+        seconds: between the two.
+
+    Returns:
+        What they returned.
+
+    Raises:
+        ChildFailed: one of them raised; the others are killed.
+    """
+
+    def live(work: Callable[[int, int], Any]) -> Callable[[Connection], None]:
+        def run(line: Connection) -> None:
+            prepare = getattr(work, "prepare", None)
+            if prepare is not None:
+                prepare()
+            say(line, "ready")
+            begin, end = line.recv()
+            say(line, work(begin, end))
+
+        return run
+
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(live(work))) for work in works]
+        for child in children:
+            child.hear()
+        begin = time.monotonic_ns() + _LEAD
+        for child in children:
+            child.tell((begin, begin + int(seconds * 1e9)))
+        return [child.hear() for child in children]
+
+
+def wait_for(moment: int) -> None:
+    """Sleep until shortly before the moment, then spin."""
+    ahead = moment - time.monotonic_ns() - 1_000_000
+    if ahead > 0:
+        time.sleep(ahead / 1e9)
+    while time.monotonic_ns() < moment:
+        pass
+
+
+class Hammered(NamedTuple):
+    """What processes did to one counter.
+
+    Attributes:
+        rate: increments per second, of all together.
+        counts: how many each did.
+        lost: how many of them the counter does not have; of a lock that locks none.
+    """
+
+    rate: float
+    counts: tuple[int, ...]
+    lost: int
+
+
+class _Hammer:
+    def __init__(self, counter: Counter, batch: int) -> None:
+        self._counter = counter
+        self._batch = batch
+
+    def prepare(self) -> None:
+        self._counter.after_fork()
+        self._counter.increment(1)
+
+    def __call__(self, begin: int, end: int) -> tuple[int, int]:
+        """Increments done, and the nanoseconds that they took."""
+        increment, batch, now, done = self._counter.increment, self._batch, time.monotonic_ns, 0
+        wait_for(begin)
+        while now() < end:
+            increment(batch)
+            done += batch
+        return done, now() - begin
+
+
+def hammer(counter: Counter, batch: int, processes: int, seconds: float) -> Hammered:
+    """Let processes increment one counter for so many seconds, ``batch`` times between two looks at the clock."""
+    before = counter.value()
+    found = together([_Hammer(counter, batch)] * processes, seconds)
+    counts = tuple(done for done, _ in found)
+    rate = sum(done / (took / 1e9) for done, took in found)
+    return Hammered(rate, counts, before + sum(counts) + processes - counter.value())
