@@ -1,6 +1,8 @@
 from types import TracebackType
 from typing import Literal, final
 
+from typing_extensions import Buffer
+
 @final
 class Limit:
     def __init__(self) -> None: ...
@@ -13,4 +15,4 @@ class Limit:
     @property
     def value(self) -> int: ...
 
-def copy(destination: bytearray | memoryview, source: bytes | bytearray | memoryview, n: int) -> None: ...
+def copy(destination: Buffer, source: Buffer, n: int) -> None: ...

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmark import report
+from benchmark.instance import remove_all
 from benchmark.isolation import Failure, Step, end_on_sigterm, isolated
 from benchmark.machine import machine
 from benchmark.model import FULL, QUICK, Effort, Row, failed
@@ -49,6 +50,7 @@ def _workplace() -> Iterator[str]:
             try:
                 yield scratch
             finally:
+                remove_all(folder)
                 os.chdir(before)
                 for key, value in kept.items():
                     if value is None:

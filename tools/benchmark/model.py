@@ -60,12 +60,9 @@ class Context:
     tell: Callable[[str, float], None]
     curves: bool
 
-    def ticking(
-        self, what: str, begin: float = 0.0, end: float = 1.0, rounds: int | None = None
-    ) -> Callable[[int], None]:
+    def ticking(self, what: str, begin: float = 0.0, end: float = 1.0) -> Callable[[int], None]:
         """A function that tells of rounds done, as a part of the row."""
-        total = rounds or self.effort.rounds
-        return lambda done: self.tell(what, begin + (end - begin) * done / total)
+        return lambda done: self.tell(what, begin + (end - begin) * done / self.effort.rounds)
 
 
 @dataclasses.dataclass(frozen=True)

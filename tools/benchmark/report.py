@@ -28,6 +28,9 @@ _SCALES = {
 }
 
 
+_RATES = (("M ", 1e6), ("k ", 1e3))
+
+
 def human(value: float | None, unit: str | None) -> str:
     """A figure with its unit, scaled so that it reads well: 1234 ns is 1.23 µs."""
     if value is None:
@@ -36,6 +39,9 @@ def human(value: float | None, unit: str | None) -> str:
         scales = _SCALES[unit]
         name, scale = next((pair for pair in scales if abs(value) >= pair[1]), scales[-1])
         return f"{_three(value / scale)} {name}"
+    if unit is not None and unit.endswith("/s"):
+        name, scale = next((pair for pair in _RATES if abs(value) >= pair[1]), ("", 1.0))
+        return f"{_three(value / scale)} {name}{unit}"
     return f"{_three(value)} {unit or ''}".rstrip()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import time
 import traceback
@@ -81,6 +82,23 @@ class Child:
         """Say something to it and return its answer."""
         self.tell(what)
         return self.hear()
+
+    def finish(self) -> None:
+        """Tell it that there is nothing more (it meets the end of the pipe where it listens), and wait for its end.
+
+        Raises:
+            ChildFailed: it does not end.
+        """
+        if self._ended:
+            return
+        self.line.close()
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            if not select.select([descriptor], [], [], _PATIENCE)[0]:
+                raise ChildFailed(f"process {self.pid} does not end")
+        finally:
+            os.close(descriptor)
+        self.reap()
 
     def kill(self) -> None:
         """End it at once and wait for it."""

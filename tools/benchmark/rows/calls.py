@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice, repeat
+from random import Random
 from typing import Any
 
+from benchmark.figures import median, rounded
+from benchmark.measure import Case, interleave
 from benchmark.model import Context, Entry, Row, Target
 from benchmark.peers import LIMIT, OTHERS, OURS, VALUE, FastMutexPeer, FetchAddPeer, KMutexPeer, LimitPeer, ValuePeer
 from benchmark.rows.common import in_unit, opened, others, timed
@@ -19,6 +22,9 @@ __all__ = ["ROWS"]
 _FORK = multiprocessing.get_context("fork")
 
 
+_CROWDS = [1, 10, 100, 1_000, 10_000, 100_000]
+_MOST_VALUES = 10_000
+"""Each has a semaphore in a mapping of its own, and a process may have 65,530 mappings."""
 _WITH_ASYNCIO = f"{OURS}, asyncio imported"
 
 
@@ -32,6 +38,7 @@ def _increment(context: Context) -> Iterator[Entry]:
     with opened(context, [FastMutexPeer(), *(peer for peer in peers if peer.asyncio)]) as (counters, late):
         runs = {_WITH_ASYNCIO if name == OURS else name: counter.increment for name, counter in counters.items()}
         found |= timed(context, "locked increment", runs, 0.7, 1.0)
+    curves = _by_number(context) if context.curves else {}
     yield Entry(
         part="",
         title="locked increment of an int",
@@ -44,7 +51,48 @@ def _increment(context: Context) -> Iterator[Entry]:
         others=others(found, "ns", OURS, VALUE),
         notes=["each peer locks and adds one as its own documents say"],
         skipped=[*skipped, *late],
+        curves=curves,
     )
+
+
+def _by_number(context: Context) -> dict[str, Any]:
+    """Cost against the number of mutexes, each visited in random order: {"mutexes": [...], "series": {name: ns}}."""
+    effort, order = context.effort, Random(1)
+    series: dict[str, list[float]] = {OURS: [], VALUE: []}
+    for number, count in enumerate(_CROWDS):
+        context.tell(f"{count:,} mutexes", 0.8 + 0.2 * number / len(_CROWDS))
+        mutexes = [FastMutex(0) for _ in range(count)]
+        order.shuffle(mutexes)
+        cases = [Case(OURS, _over_mutexes(mutexes))]
+        if count <= _MOST_VALUES:
+            values = [_FORK.Value("q", 0) for _ in range(count)]
+            order.shuffle(values)
+            cases.append(Case(VALUE, _over_values(values)))
+        # A sample should meet all of them several times, or the first touch of each would be all that it shows.
+        found = interleave(cases, max(effort.rounds // 4, 3), max(effort.sample, count * 2e-6))
+        for name, samples in found.items():
+            series[name].append(rounded(median(in_unit(samples, "ns"))))
+    return {"mutexes": _CROWDS, "series": series}
+
+
+def _over_mutexes(mutexes: list[FastMutex[int]]) -> Callable[[int], None]:
+    return lambda n: _increment_mutexes(islice(cycle(mutexes), n))
+
+
+def _increment_mutexes(mutexes: Iterable[FastMutex[int]]) -> None:
+    for mutex in mutexes:
+        with mutex.lock() as guard:
+            guard.value += 1
+
+
+def _over_values(values: list[Any]) -> Callable[[int], None]:
+    return lambda n: _increment_values(islice(cycle(values), n))
+
+
+def _increment_values(values: Iterable[Any]) -> None:
+    for value in values:
+        with value.get_lock():
+            value.value += 1
 
 
 def _with(lock: Any) -> Callable[[int], None]:

@@ -49,7 +49,7 @@ def _throughput(context: Context) -> Iterator[Entry]:
         yield Entry(
             part=f"{count} processes",
             title=f"{count} processes on one counter",
-            unit="operations/s",
+            unit="op/s",
             ours=tuple(found[count, OURS]),
             ours_name=OURS,
             peer=tuple(found[count, VALUE]),
