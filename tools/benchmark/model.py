@@ -41,7 +41,7 @@ class Effort:
 
 
 FULL = Effort(False, 41, 0.01, 7, 0.5, 200, 100_000, 1_000_000, 15)
-QUICK = Effort(True, 9, 0.004, 3, 0.2, 40, 10_000, 10_000, 5)
+QUICK = Effort(True, 9, 0.004, 3, 0.2, 40, 100_000, 10_000, 5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,8 +93,6 @@ def _memory(context: Context) -> Iterator[Entry]:
         f"importing the package took {first['imported'] / 1e6:.1f} MB before that, attaching "
         f"{first['attached'] / 1e6:.1f} MB"
     ]
-    if context.effort.quick:
-        notes.append(f"a quick run: {count:,} names instead of 100,000")
     yield Entry(
         part="process",
         title=f"a process attached to {count:,} mutexes: growth from using {_USED}",
