@@ -96,22 +96,22 @@ def _panel(panel: Any, entry: dict[str, Any]) -> None:
     for label, bar in zip(panel.get_yticklabels(), bars, strict=True):
         if bar.colour != style.PEER:
             label.set_color(style.OURS)
-    panel.invert_yaxis()
+    panel.set_ylim(len(bars) - 0.4, -0.6)
     panel.grid(axis="y", visible=False)
     for line in lines:
         shown = f"{line.name}: {human(line.value, entry['unit'])}"
         panel.axvline(line.value, color=line.colour, linestyle=line.dashes, linewidth=1.6, label=shown)
     if lines:
-        panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=len(lines), fontsize=9)
+        # Below the ticks, on the line of the axis's label.
+        panel.legend(loc="upper right", bbox_to_anchor=(1.0, 0.0), borderaxespad=1.9, ncols=len(lines), fontsize=9)
     better = "higher is better" if entry["higher_is_better"] else "lower is better"
     panel.set_title(entry["title"])
-    panel.set_xlabel(f"{better}{', logarithmic' if logarithmic else ''}", fontsize=9, color="#505050")
+    panel.set_xlabel(f"{better}{', logarithmic' if logarithmic else ''}", fontsize=9, color="#505050", loc="left")
 
 
 def chart(row: str, entries: list[dict[str, Any]]) -> Figure:
     """Draw a row; a panel for each of its entries."""
-    counts = [max(len(_bars(entry)), 2) for entry in entries]
-    heights = [count * _BAR + _PANEL for count in counts]
+    heights = [len(_bars(entry)) * _BAR + _PANEL for entry in entries]
     figure, panels = style.subplots(len(entries), (9.5, sum(heights)), height_ratios=heights)
     for panel, entry in zip(panels, entries, strict=True):
         _panel(panel, entry)
