@@ -42,7 +42,7 @@ class Peer:
         package: the distribution that it comes from, empty for the standard library.
         modules: what must be importable.
         contended: it is worth measuring with several processes at once.
-        asyncio: to import it imports asyncio; from then on our locks must ask whether an event loop runs.
+        asyncio: to import it may import asyncio; from then on our locks must ask whether an event loop runs.
         note: what it does more or less than a mutex that owns its data.
     """
 

@@ -120,8 +120,8 @@ _LOCK = "multiprocessing.Lock"
 
 def _lock(context: Context) -> Iterator[Entry]:
     section, lock, limit = CriticalSection(), _FORK.Lock(), Limit()
-    by_name = {peer.name: peer for peer in OTHERS if peer.name.endswith("+ mmap")}
-    with opened(context, by_name.values()) as (counters, skipped):
+    peers = [peer for peer in OTHERS if peer.name.endswith("+ mmap") and not peer.asyncio]
+    with opened(context, peers) as (counters, skipped):
         runs: dict[str, Callable[[int], object]] = {
             "CriticalSection": _with(section),
             _LOCK: _with(lock),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmark.figures import median, rounded
 from benchmark.measure import calibrate
@@ -15,60 +15,85 @@ __all__ = ["ROWS", "batch_of"]
 
 _BETWEEN_LOOKS = 200e-6
 _PROCESSES = (2, 4, 8)
+_ROUNDS_OF_OTHERS = 3
 
 
-def batch_of(increment: object) -> int:
+def batch_of(increment: Callable[[int], object]) -> int:
     """How many increments take about 200 us when nobody else is there."""
-    assert callable(increment)
     return calibrate(increment, _BETWEEN_LOOKS)
 
 
+class _Rates:
+    """Increments per second, by number of processes and name.
+
+    Attributes:
+        found: one figure a round.
+        lost: by name, the increments that the counter did not have at the end.
+        skipped: what could not be measured, and why.
+    """
+
+    def __init__(self, context: Context, processes: Sequence[int]) -> None:
+        self._context = context
+        self._processes = processes
+        self.found: dict[tuple[int, str], list[float]] = {}
+        self.lost: dict[str, int] = {}
+        self.skipped: list[str] = []
+
+    def measure(self, peers: Sequence[Peer], rounds: int, begin: float, end: float) -> None:
+        """Let processes hammer each peer's counter, interleaved; ``begin`` and ``end`` are for the progress bar."""
+        seconds = self._context.effort.contended
+        with opened(self._context, peers) as (counters, skipped):
+            self.skipped += skipped
+            batches = {name: batch_of(counter.increment) for name, counter in counters.items()}
+            for number in range(rounds):
+                for place, count in enumerate(self._processes):
+                    done = (number + place / len(self._processes)) / rounds
+                    self._context.tell(f"{count} processes", begin + (end - begin) * done)
+                    for name, counter in counters.items():
+                        hammered = hammer(counter, batches[name], count, seconds)
+                        self.found.setdefault((count, name), []).append(hammered.rate)
+                        self.lost[name] = self.lost.get(name, 0) + hammered.lost
+
+    def series(self) -> dict[str, list[float]]:
+        """The medians by name, one for each number of processes."""
+        names = self.lost
+        return {name: [rounded(median(self.found[count, name])) for count in self._processes] for name in names}
+
+
 def _throughput(context: Context) -> Iterator[Entry]:
-    peers: tuple[Peer, ...] = (FastMutexPeer(), ValuePeer(), LimitPeer(), FetchAddPeer())
-    processes: tuple[int, ...] = _PROCESSES
-    if context.curves and not context.effort.quick:
-        peers += tuple(peer for peer in OTHERS if peer.contended)
-        processes = (1, *_PROCESSES)
     rounds = context.effort.contended_rounds
-    found: dict[tuple[int, str], list[float]] = {}
-    lost: dict[str, int] = {}
-    with opened(context, peers) as (counters, skipped):
-        batches = {name: batch_of(counter.increment) for name, counter in counters.items()}
-        for number in range(rounds):
-            for count in processes:
-                context.tell(f"{count} processes", (number + processes.index(count) / len(processes)) / rounds)
-                for name, counter in counters.items():
-                    if name not in (OURS, VALUE) and number >= 3:
-                        continue  # only two are compared; the others need no narrow spread
-                    hammered = hammer(counter, batches[name], count, context.effort.contended)
-                    found.setdefault((count, name), []).append(hammered.rate)
-                    lost[name] = lost.get(name, 0) + hammered.lost
+    crowded = context.curves and not context.effort.quick
+    processes = (1, *_PROCESSES) if crowded else _PROCESSES
+    rates = _Rates(context, processes)
+    rates.measure([FastMutexPeer(), ValuePeer()], rounds, 0.0, 0.4)
+    # The others are only shown, not compared with, and need no narrow spread.
+    rounds = min(rounds, _ROUNDS_OF_OTHERS)
+    rest = [peer for peer in OTHERS if peer.contended] if crowded else []
+    rates.measure([LimitPeer(), FetchAddPeer(), *(peer for peer in rest if not peer.asyncio)], rounds, 0.4, 0.9)
+    # Last, because from then on our locks ask whether an event loop runs.
+    rates.measure([peer for peer in rest if peer.asyncio], rounds, 0.9, 1.0)
     notes = ["operations per second of all processes together: higher is better, and so is a higher ratio"]
-    notes += [f"{name} lost {number:,} increments" for name, number in lost.items() if number]
+    notes += [f"{name} lost {number:,} increments" for name, number in rates.lost.items() if number]
     for count in _PROCESSES:
+        first = count == _PROCESSES[0]
         yield Entry(
             part=f"{count} processes",
             title=f"{count} processes on one counter",
             unit="op/s",
-            ours=tuple(found[count, OURS]),
+            ours=tuple(rates.found[count, OURS]),
             ours_name=OURS,
-            peer=tuple(found[count, VALUE]),
+            peer=tuple(rates.found[count, VALUE]),
             peer_name=VALUE,
             target=Target("ratio", at_least=2.5),
             higher_is_better=True,
             others=[
-                Other(name, tuple(found[count, name]), ours=name.startswith(OWN), limit=name == LIMIT)
-                for name in counters
+                Other(name, tuple(rates.found[count, name]), ours=name.startswith(OWN), limit=name == LIMIT)
+                for name in rates.lost
                 if name not in (OURS, VALUE)
             ],
             notes=notes,
-            skipped=skipped if count == _PROCESSES[0] else (),
-            curves={
-                "processes": list(processes),
-                "series": {name: [rounded(median(found[n, name])) for n in processes] for name in counters},
-            }
-            if count == _PROCESSES[0]
-            else {},
+            skipped=rates.skipped if first else (),
+            curves={"processes": list(processes), "series": rates.series()} if first else {},
         )
 
 
