@@ -205,7 +205,11 @@ class _Hammer:
 def hammer(counter: Counter, batch: int, processes: int, seconds: float) -> Hammered:
     """Let processes increment one counter for so many seconds, ``batch`` times between two looks at the clock."""
     before = counter.value()
-    found = together([_Hammer(counter, batch)] * processes, seconds)
+    counter.before_fork()
+    try:
+        found = together([_Hammer(counter, batch)] * processes, seconds)
+    finally:
+        counter.after_fork()
     counts = tuple(done for done, _ in found)
     rate = sum(done / (took / 1e9) for done, took in found)
     return Hammered(rate, counts, before + sum(counts) + processes - counter.value())

@@ -30,8 +30,11 @@ class Counter:
         """What it stands at."""
         raise NotImplementedError
 
+    def before_fork(self) -> None:
+        """Let go of what a forked child must not inherit, as the peer's documents ask for."""
+
     def after_fork(self) -> None:
-        """Make it usable in a child that was just forked, as the peer's documents ask for."""
+        """Make it usable again, in the child and in the parent."""
 
 
 class Peer:

@@ -45,7 +45,7 @@ class _Transactions(Counter):
         with self._environment.begin() as transaction:
             return int.from_bytes(transaction.get(b"n"), "little")
 
-    def close(self) -> None:
+    def before_fork(self) -> None:
         self._environment.close()
 
 
@@ -64,7 +64,7 @@ class LmdbPeer(Peer):
             try:
                 yield transactions
             finally:
-                transactions.close()
+                transactions.before_fork()
 
 
 class _Keys(Counter):

@@ -140,7 +140,7 @@ class _Table(Counter):
     def value(self) -> int:
         return int(self._database.execute("SELECT n FROM counter").fetchone()[0])
 
-    def close(self) -> None:
+    def before_fork(self) -> None:
         self._database.close()
 
 
@@ -161,4 +161,4 @@ class SqlitePeer(Peer):
             try:
                 yield table
             finally:
-                table.close()
+                table.before_fork()
