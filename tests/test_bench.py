@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -176,8 +177,12 @@ def test_a_child_that_raises_is_an_error_with_its_traceback() -> None:
     def fail(begin: int, end: int) -> None:
         raise RuntimeError("no luck")
 
-    with pytest.raises(ChildFailed, match="no luck"):
-        together([_until, fail], 0.01)
+    def hang(begin: int, end: int) -> None:
+        signal.pause()
+
+    with pytest.raises(ChildFailed, match="no luck") as caught:
+        together([hang, fail], 0.01)
+    assert caught.value.reason() == "RuntimeError: no luck"
     with Child(lambda line: None) as child, pytest.raises(ChildFailed, match="without a word"):
         child.hear()
 
@@ -205,7 +210,11 @@ def test_hammering_counts_every_increment(peer: Peer, tmp_path: Path) -> None:
     with peer.open(str(tmp_path)) as counter:
         counter.increment(5)
         assert counter.value() == 5
-        hammered = hammer(counter, 2, 2, 0.05)
+        try:
+            hammered = hammer(counter, 2, 2, 0.05)
+        except ChildFailed as error:
+            assert peer.package != "wdkmutex-shm", error
+            pytest.skip(f"{peer.name}: {error.reason()}")  # a peer's own defect, which a run reports
         assert hammered.lost == 0
         assert len(hammered.counts) == 2
         assert counter.value() == 5 + 2 + sum(hammered.counts)

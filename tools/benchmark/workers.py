@@ -6,27 +6,31 @@ Times are of CLOCK_MONOTONIC in nanoseconds, which all processes of a machine sh
 from __future__ import annotations
 
 import gc
-import os
-import select
+import multiprocessing
 import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from benchmark.peers import Counter
 
 __all__ = ["Child", "ChildFailed", "Hammered", "hammer", "together"]
 
+_FORK = multiprocessing.get_context("fork")
 _PATIENCE = 300.0
+_GRACE = 20.0
 _LEAD = 20_000_000
 
 
 class ChildFailed(RuntimeError):
-    """A child raised; the message is its traceback. Or it ended, or says nothing for minutes."""
+    """A child raised; the message is its traceback. Or it ended, or says nothing for too long."""
+
+    def reason(self) -> str:
+        """The last line of the message."""
+        return str(self).strip().splitlines()[-1]
 
 
 class Child:
@@ -36,27 +40,25 @@ class Child:
     """
 
     def __init__(self, work: Callable[[Connection], None]) -> None:
-        self.line, theirs = Pipe()
+        self.line, theirs = _FORK.Pipe()
+        # By multiprocessing, and not by fork(2) alone, because Manager's proxies want to be told of it.
+        self._process = _FORK.Process(target=self._live, args=(work, theirs), daemon=True)
+        self._process.start()
         self._ended = False
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._live(work, theirs)
+        self.pid: int = self._process.pid or 0
         theirs.close()
 
     def _live(self, work: Callable[[Connection], None], line: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.line.close()
+        gc.disable()
         try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self.line.close()
-            gc.disable()
-            try:
-                work(line)
-            except EOFError:
-                pass
-            except BaseException:
-                line.send((False, traceback.format_exc()))
-        finally:
-            os._exit(0)
+            work(line)
+        except EOFError:
+            pass
+        except Exception:
+            line.send((False, traceback.format_exc()))
 
     def hear(self) -> Any:
         """The next thing that it says with :func:`say`.
@@ -92,24 +94,21 @@ class Child:
         if self._ended:
             return
         self.line.close()
-        descriptor = os.pidfd_open(self.pid)
-        try:
-            if not select.select([descriptor], [], [], _PATIENCE)[0]:
-                raise ChildFailed(f"process {self.pid} does not end")
-        finally:
-            os.close(descriptor)
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            raise ChildFailed(f"process {self.pid} does not end")
         self.reap()
 
     def kill(self) -> None:
         """End it at once and wait for it."""
         if not self._ended:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._process.kill()
             self.reap()
 
     def reap(self) -> None:
         """Wait for its end."""
-        os.waitpid(self.pid, 0)
+        self._process.join()
+        self._process.close()
         self._ended = True
         self.line.close()
 
@@ -136,7 +135,7 @@ def together(works: Sequence[Callable[[int, int], Any]], seconds: float) -> list
         What they returned.
 
     Raises:
-        ChildFailed: one of them raised; the others are killed.
+        ChildFailed: one of them raised, or does not come back in time; the others are killed.
     """
 
     def live(work: Callable[[int, int], Any]) -> Callable[[Connection], None]:
@@ -157,7 +156,22 @@ def together(works: Sequence[Callable[[int, int], Any]], seconds: float) -> list
         begin = time.monotonic_ns() + _LEAD
         for child in children:
             child.tell((begin, begin + int(seconds * 1e9)))
-        return [child.hear() for child in children]
+        return _answers(children, seconds + _GRACE)
+
+
+def _answers(children: Sequence[Child], seconds: float) -> list[Any]:
+    """What each says, in their order; whoever fails first is heard first, for the others may wait for it in vain."""
+    deadline = time.monotonic() + seconds
+    answers: dict[Child, Any] = {}
+    while len(answers) < len(children):
+        waiting = {child.line: child for child in children if child not in answers}
+        ready = wait(list(waiting), max(deadline - time.monotonic(), 0.0))
+        if not ready:
+            raise ChildFailed(f"{len(waiting)} of {len(children)} processes do not come back within {seconds:g} s")
+        for line in ready:
+            assert isinstance(line, Connection)
+            answers[waiting[line]] = waiting[line].hear()
+    return [answers[child] for child in children]
 
 
 def wait_for(moment: int) -> None:

@@ -9,7 +9,7 @@ from benchmark.measure import calibrate
 from benchmark.model import Context, Entry, Other, Row, Target
 from benchmark.peers import LIMIT, OTHERS, OURS, VALUE, FastMutexPeer, FetchAddPeer, LimitPeer, Peer, ValuePeer
 from benchmark.rows.common import OWN, opened
-from benchmark.workers import hammer
+from benchmark.workers import ChildFailed, hammer
 
 __all__ = ["ROWS", "batch_of"]
 
@@ -49,10 +49,24 @@ class _Rates:
                 for place, count in enumerate(self._processes):
                     done = (number + place / len(self._processes)) / rounds
                     self._context.tell(f"{count} processes", begin + (end - begin) * done)
-                    for name, counter in counters.items():
-                        hammered = hammer(counter, batches[name], count, seconds)
+                    for name in list(batches):
+                        try:
+                            hammered = hammer(counters[name], batches[name], count, seconds)
+                        except ChildFailed as error:
+                            if name in (OURS, VALUE):
+                                raise
+                            self._drop(name, f"{name}, {count} processes: {error.reason()}")
+                            del batches[name]
+                            continue
                         self.found.setdefault((count, name), []).append(hammered.rate)
                         self.lost[name] = self.lost.get(name, 0) + hammered.lost
+
+    def _drop(self, name: str, reason: str) -> None:
+        """A peer that broke has no figures, but is named."""
+        self.skipped.append(reason)
+        self.lost.pop(name, None)
+        for key in [key for key in self.found if key[1] == name]:
+            del self.found[key]
 
     def series(self) -> dict[str, list[float]]:
         """The medians by name, one for each number of processes."""
