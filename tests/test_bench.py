@@ -508,3 +508,8 @@ def test_plots(tmp_path: Path) -> None:
         with open(path, "rb") as file:
             begin = file.read(5)
         assert begin in (b"\x89PNG\r", b"<?xml")
+
+
+def test_the_shell_can_read_the_tool() -> None:
+    subprocess.run(["bash", "-n", str(TOOLS / "bench")], check=True, timeout=DEADLINE)
+    assert os.access(TOOLS / "bench", os.X_OK)
