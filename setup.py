@@ -19,6 +19,7 @@ MODULES = [
     "_mutex",
     "_section",
     "_boxed",
+    "_limit",
 ]
 
 flags = ["-O3", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
