@@ -17,6 +17,7 @@ MODULES = [
     "_guard",
     "_mutex",
     "_section",
+    "_attach",
     "_boxed",
 ]
 

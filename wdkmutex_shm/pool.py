@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 from . import _tenant, shm
@@ -21,6 +22,7 @@ from .types import TypeTag
 __all__ = ["Pool", "PoolStats", "SlotInfo", "SlotRef"]
 
 _MOST_SLOTS = 16384
+_RESIDENT_BYTES = 64 << 20
 
 
 class SlotRef(NamedTuple):
@@ -183,8 +185,7 @@ class Pool:
             self._used += segment.count - len(fresh) - len(used)
         self._reclaim()
         if self.segments:
-            top = max((serial for _, _, serial in self.tenants()), default=0)
-            self.segments[0].raise_serial(top)
+            self.segments[0].raise_serial(max(_tenant.top_serial(segment) for segment in self.segments))
 
     def _remove_stray(self, name: str) -> None:
         """Remove a segment to which the numbers do not lead: somebody removed one before it, and the pool with it."""
@@ -220,7 +221,7 @@ class Pool:
                 if name not in self._by_name and not isinstance(error, FileExistsError):
                     shm.unlink(name)
                 raise
-        self._free.extend((segment, index) for index in range(segment.count - 1, -1, -1))
+        self._free.extend(zip(repeat(segment), range(segment.count - 1, -1, -1)))
 
     def _reclaim(self) -> None:
         # Only steps that are whole by themselves: in a private pool, finalizers put slots here at any moment.
@@ -252,7 +253,7 @@ class Pool:
         if not self._free:
             self._reclaim()
         while True:
-            serial = self.segments[0].take_serial() if self.segments else 0
+            serial = self.segments[0].take_serials(1) if self.segments else 0
             place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
             if place is not None:
                 break
@@ -260,6 +261,31 @@ class Pool:
         segment, index, generation = place
         self._used += 1
         return SlotRef(segment.name, segment.nonce, index, generation)
+
+    def allocate_many(
+        self, names: list[bytes], kind: int, tags: list[TypeTag], which: list[int], payloads: list[bytes]
+    ) -> list[int]:
+        """Make mutexes of one kind, all of them or none. Each T fits into its slot.
+
+        Args:
+            names: checked bytes of their names.
+            kind: one of ``names.KIND_*``. tags: T of all of them. which: index into ``tags`` for each.
+            payloads: each T's msgpack bytes.
+
+        Returns:
+            Where each lives, as segment number << 24 | slot.
+
+        Raises:
+            PagedPoolAllocFailed: no room for all of them.
+        """
+        if len(self._free) < len(names):
+            self._reclaim()
+        while len(self._free) < len(names):
+            self._grow()
+        serial = self.segments[0].take_serials(len(names))
+        places = _tenant.occupy_many(self._free, names, kind, tags, which, payloads, serial)
+        self._used += len(names)
+        return places
 
     def segment_of(self, ref: SlotRef) -> Segment:
         """Return the segment that a place allocated here is in."""
@@ -314,6 +340,11 @@ class Pool:
             _tenant.stamp(segment)
         return len(self._quarantine)
 
+    def trim(self, segment: Segment) -> None:
+        """Let the pages of a segment go that were only looked at, where all of them would take too much memory."""
+        if len(self.segments) * segment.size_bytes > _RESIDENT_BYTES:
+            segment.trim()
+
     def references(self) -> set[int]:
         """Return the ids of the data segments that belong to mutexes of the pool."""
         found: set[int] = set()
@@ -341,8 +372,12 @@ class Pool:
             return 0
         self.segments[0].flag_destroyed()
         destroyed = 0
-        for _, ref, _ in self.tenants():
-            destroyed += self.free(ref)
+        for segment in self.segments:
+            ended, with_data = _tenant.vacate_all(segment)
+            destroyed += ended
+            for index in with_data:
+                _tenant.reclaim(segment, index)
+            self.trim(segment)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]
         for name in (*left, *(segment.name for segment in reversed(self.segments))):

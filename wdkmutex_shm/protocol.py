@@ -34,6 +34,7 @@ __all__ = [
     "Register",
     "Verb",
     "check_request",
+    "check_tag",
     "decode_reply",
     "decode_request",
     "encode_error",
@@ -42,7 +43,7 @@ __all__ = [
     "error_from",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of everything in this module; the two sides of a connection must agree on it."""
 
 FRAME_CAP = 1 << 20
@@ -165,7 +166,12 @@ VERBS: dict[str, Verb] = {
         {"name": (str,), "kind": (int,), "mode": (str,), "tag": (list,), "payload": (bytes,), "data": (list, _NONE)},
         _CHANGE,
     ),
+    "register_many": Verb(
+        {"names": (list,), "kind": (int,), "mode": (str,), "tags": (list,), "which": (list,), "payloads": (list,)},
+        _CHANGE,
+    ),
     "get": Verb({"name": (str,)}, {}),
+    "get_many": Verb({"names": (list,)}, {}),
     "unregister": Verb({"name": (str,)}, {"generation": (int,), "segment": (str,), "slot": (int,), **_CHANGE}),
     "discard": Verb({"data": (int,)}, {}),
     "names": Verb({}, _PAGE),
@@ -219,6 +225,16 @@ def decode_request(frame: bytes) -> tuple[str, dict[str, Any]]:
     return verb, params
 
 
+def check_tag(tag: Any) -> tuple[int, int, bytes]:
+    """The code, hash and label that a tag in a request is made of. Raises ProtocolError if it is not."""
+    if type(tag) is not list or [type(part) for part in tag] != [int, int, bytes]:
+        raise ProtocolError("a tag is a code, a hash and a label")
+    code, digest, label = tag
+    if not (0 <= code < 1 << 8 and 0 <= digest < 1 << 64 and len(label) <= LABEL_BYTES):
+        raise ProtocolError("a part of the tag is out of range")
+    return code, digest, label
+
+
 class Register(NamedTuple):
     """The fields of ``register``, for the one verb that has many.
 
@@ -261,11 +277,7 @@ class Register(NamedTuple):
         tag, data, mode, kind = params["tag"], params["data"], params["mode"], params["kind"]
         if mode not in MODES or not 1 <= kind <= 3:
             raise ProtocolError(f"register: no kind {kind} or mode {mode[:32]!r}")
-        if [type(part) for part in tag] != [int, int, bytes]:
-            raise ProtocolError("register: a tag is a code, a hash and a label")
-        code, digest, label = tag
-        if not (0 <= code < 1 << 8 and 0 <= digest < 1 << 64 and len(label) <= LABEL_BYTES):
-            raise ProtocolError("register: a part of the tag is out of range")
+        code, digest, label = check_tag(tag)
         if data is not None:
             if [type(part) for part in data] != [int, int] or not (0 < data[0] < 1 << 64 and 0 < data[1] < 1 << 48):
                 raise ProtocolError("register: data is the id and the length of a data segment")

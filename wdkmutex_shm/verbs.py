@@ -29,12 +29,23 @@ if TYPE_CHECKING:
     from .client import Client
     from .types import Codec
 
-__all__ = ["create", "create_section", "destroy", "get", "names", "register", "unregister", "unregister_slot"]
+__all__ = [
+    "NIL",
+    "check_level",
+    "create",
+    "create_section",
+    "destroy",
+    "get",
+    "names",
+    "register",
+    "unregister",
+    "unregister_slot",
+]
+
+NIL = b"\xc0"
+"""What a CriticalSection has in T's place."""
 
 _TRIES = 16
-_NIL = b"\xc0"
-
-
 _PAUSE = 0.002
 
 
@@ -78,6 +89,13 @@ def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any)
         IrqlTooHigh: a FastMutex cannot be made at the thread's level.
         TypeError, OverflowError: msgpack cannot hold ``v``, or it is not a ``wanted``.
     """
+    check_level(kind, "register_fast_mutex", name)
+    codec = codec_for(v, wanted)
+    return register(client, name, kind, mode, codec, codec.encode(v), codec.type)
+
+
+def check_level(kind: int, operation: str, name: str = "") -> None:
+    """Raise IrqlTooHigh if a mutex of that kind cannot be made at the thread's level."""
     if kind == KIND_FAST and (level := current_irql()) > Irql.DISPATCH:
         raise IrqlTooHigh(
             f"a FastMutex can be made up to DISPATCH ({int(Irql.DISPATCH)}) and this thread is at {level}; make it in "
@@ -85,15 +103,13 @@ def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any)
             name=name,
             level=int(level),
             limit=int(Irql.DISPATCH),
-            operation="register_fast_mutex",
+            operation=operation,
         )
-    codec = codec_for(v, wanted)
-    return register(client, name, kind, mode, codec, codec.encode(v), codec.type)
 
 
 def create_section(client: Client, name: str, mode: str) -> Any:
     """Register a CriticalSection. Arguments and errors as :func:`register`."""
-    return register(client, name, KIND_SECTION, mode, SECTION, _NIL, UNSET)
+    return register(client, name, KIND_SECTION, mode, SECTION, NIL, UNSET)
 
 
 def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payload: bytes, wanted: Any) -> Any:
