@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from . import _attach, _tenant
 from ._segment import SLOT_BYTES, Segment
 from .errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
 from .names import KIND_BOX, KIND_FAST, KIND_K, KIND_SECTION, KIND_WORDS
-from .pool import SlotRef, data_bytes, info_of
 from .types import KNOWN, SECTION, UNSET, Codec, codec_for, codec_of_tag
 
 if TYPE_CHECKING:
@@ -20,31 +19,16 @@ if TYPE_CHECKING:
     from ._tenant import Snapshot
     from .batches import Places
     from .box import Box
+    from .facts import Statistics
+    from .pool import SlotRef
 
-__all__ = ["Statistics", "attach"]
-
-
-class Statistics(NamedTuple):
-    """Counts of one mutex since it was made; see ``statistics()``.
-
-    Attributes:
-        acquisitions: how often the lock was had. contended: how often after waiting for it.
-        abandoned: how often its holder died. timeouts: how many waits ended without it.
-        commits: how often T was published. value_bytes: T's msgpack form.
-        pool_bytes: shared memory that the mutex takes.
-    """
-
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    value_bytes: int
-    pool_bytes: int
+__all__ = ["attach", "attach_many"]
 
 
 def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
     """Return the :class:`Statistics` of a slot's snapshot."""
+    from .facts import Statistics, data_bytes
+
     return Statistics(
         acquisitions=facts.acquisitions,
         contended=facts.contended,
@@ -194,6 +178,8 @@ def rebuild(
     segment: str, prefix: str, nonce: int, slot: int, generation: int, kind: int, type_: Any
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
     """Unpickle a handle."""
+    from .pool import SlotRef
+
     return attach(SlotRef(segment, nonce, slot, generation), kind, UNSET if type_ is None else type_)
 
 
@@ -215,6 +201,8 @@ def consume(mutex: Any, box_codec: Codec | None) -> Any:
         time.sleep(0.001)  # free, but promised to a waiter, who may be dead
         guard = mutex.try_lock()
     if guard is None:
+        from .facts import info_of
+
         info = info_of(_map_of(mutex), mutex.slot_index, mutex.generation)
         raise MutexBusy(
             f"mutex {name!r} cannot be consumed: its lock is held"

@@ -11,15 +11,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from itertools import repeat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import _tenant, shm
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, PagedPoolAllocFailed
-from .names import KIND_WORDS, data_ident, data_segment, pool_segment
-from .types import TypeTag
+from .names import data_ident, pool_segment
 
-__all__ = ["Pool", "PoolStats", "SlotInfo", "SlotRef"]
+if TYPE_CHECKING:
+    from .facts import SlotInfo
+    from .types import TypeTag
+
+__all__ = ["Pool", "PoolStats", "SlotRef"]
 
 _MOST_SLOTS = 16384
 _RESIDENT_BYTES = 64 << 20
@@ -39,38 +42,6 @@ class SlotRef(NamedTuple):
     generation: int
 
 
-class SlotInfo(NamedTuple):
-    """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
-
-    Attributes:
-        name, kind, label: the mutex's name, kind (``fast``, ``k``, ``section``) and T.
-        value_bytes: bytes of T in msgpack form. pool_bytes: shared memory that the mutex takes.
-        state: ``free``, ``held`` or ``abandoned`` (its holder died and nobody took it over yet).
-        owner_pid, owner_tid: the holder. held_for: seconds since the hold was first seen, a lower bound.
-        acquisitions, contended, abandoned, timeouts, commits: counts since registration.
-        abandoned_pid: the last holder that died. segment, slot, generation: where it lives.
-    """
-
-    name: str
-    kind: str
-    label: str
-    value_bytes: int
-    pool_bytes: int
-    state: str
-    owner_pid: int | None
-    owner_tid: int | None
-    held_for: float | None
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    abandoned_pid: int | None
-    segment: str
-    slot: int
-    generation: int
-
-
 class PoolStats(NamedTuple):
     """Totals of a pool: segments, slots in them, slots in use and in quarantine, bytes of segments and of data."""
 
@@ -80,46 +51,6 @@ class PoolStats(NamedTuple):
     quarantined: int
     pool_bytes: int
     data_bytes: int
-
-
-def data_bytes(prefix: str, idents: tuple[int, ...]) -> int:
-    """Return the bytes of shared memory behind the data segments ``idents``."""
-    total = 0
-    for ident in idents:
-        if ident:
-            try:
-                total += os.stat(shm.FOLDER + data_segment(prefix, ident)).st_size
-            except OSError:
-                continue
-    return total
-
-
-def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
-    """Return the :class:`SlotInfo` of a tenant, or None when its generation has moved on."""
-    facts = _tenant.snapshot(segment, slot, generation)
-    if facts is None:
-        return None
-    owner, dead = facts.owner, facts.abandoned_pid
-    return SlotInfo(
-        name=facts.name,
-        kind=KIND_WORDS.get(facts.kind, f"kind {facts.kind}"),
-        label=facts.label,
-        value_bytes=facts.value_bytes,
-        pool_bytes=SLOT_BYTES + data_bytes(segment.prefix, facts.data_ids),
-        state=facts.state,
-        owner_pid=owner >> 32 or None,
-        owner_tid=owner & 0xFFFFFFFF or None,
-        held_for=facts.held_for,
-        acquisitions=facts.acquisitions,
-        contended=facts.contended,
-        abandoned=facts.abandoned,
-        timeouts=facts.timeouts,
-        commits=facts.commits,
-        abandoned_pid=dead or None,
-        segment=segment.name,
-        slot=slot,
-        generation=generation,
-    )
 
 
 class Pool:
@@ -328,6 +259,8 @@ class Pool:
 
     def info(self, ref: SlotRef) -> SlotInfo | None:
         """Return what the mutex tells without its lock, or None when it is gone."""
+        from .facts import info_of
+
         segment = self._by_name.get(ref.segment)
         if segment is None or segment.nonce != ref.nonce:
             return None
@@ -360,7 +293,7 @@ class Pool:
             used=self._used,
             quarantined=len(self._quarantine),
             pool_bytes=sum(HEADER_BYTES + segment.count * SLOT_BYTES for segment in self.segments),
-            data_bytes=data_bytes(self.prefix, tuple(self.references())),
+            data_bytes=shm.size_of(self.prefix + ".d"),
         )
 
     def destroy(self) -> int:

@@ -5,6 +5,7 @@ See shm_open(3), posix_fallocate(3). All sizes are bytes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -12,7 +13,7 @@ import posix_ipc
 
 from .errors import PagedPoolAllocFailed, SegmentRefused
 
-__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -128,6 +129,17 @@ def listing(prefix: str) -> list[str]:
     """Return the names of all segments that begin with ``prefix``, sorted (POSIX has no call for this)."""
     start = prefix.lstrip("/")
     return sorted("/" + entry for entry in os.listdir(FOLDER) if entry.startswith(start))
+
+
+def size_of(prefix: str) -> int:
+    """Return how many bytes the segments have together whose names begin with ``prefix``."""
+    start, total = prefix.lstrip("/"), 0
+    with os.scandir(FOLDER) as entries:
+        for entry in entries:
+            if entry.name.startswith(start):
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def punch(fd: int, offset: int, length: int) -> None:

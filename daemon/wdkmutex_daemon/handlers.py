@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from wdkmutex_shm import data as data_segments
 from wdkmutex_shm.batches import RegisterMany, check_names
 from wdkmutex_shm.errors import KeyNotFound, ProtocolError
+from wdkmutex_shm.facts import SlotInfo
 from wdkmutex_shm.names import check_name
-from wdkmutex_shm.pool import SlotInfo, SlotRef
+from wdkmutex_shm.pool import SlotRef
 from wdkmutex_shm.protocol import LIST_PAGE, NAMES_PAGE, PROTOCOL, Register
 
 if TYPE_CHECKING:
