@@ -18,6 +18,7 @@ MODULES = [
     "_mutex",
     "_section",
     "_attach",
+    "_wire",
     "_boxed",
 ]
 

@@ -186,7 +186,12 @@ def test_values_of_register_that_no_client_sends(change: dict[str, Any]) -> None
 
 
 @given(
-    names=st.lists(names, min_size=1, max_size=20, unique=True),
+    names=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=26),
+        min_size=1,
+        max_size=20,
+        unique=True,
+    ),
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
     tags=st.lists(st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=24)), min_size=1),

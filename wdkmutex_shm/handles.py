@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .facts import Statistics
     from .pool import SlotRef
 
-__all__ = ["attach", "attach_many"]
+__all__ = ["attach", "attach_at", "attach_many"]
 
 
 def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
@@ -102,30 +102,33 @@ def _map(segment: str, prefix: str, nonce: int) -> Segment:
     return mapped
 
 
-def attach(
-    ref: SlotRef,
-    kind: int,
-    type: Any = UNSET,
-    name: str = "",
+def attach(ref: SlotRef, kind: int, type: Any = UNSET, name: str = "") -> Any:
+    """As :func:`attach_at`, for the tenant at ``ref``."""
+    return attach_at(ref.segment, ref.nonce, ref.slot, ref.generation, kind, type, name)
+
+
+def attach_at(
+    segment: str, nonce: int, slot: int, generation: int, kind: int, type: Any = UNSET, name: str = ""
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
-    """Return a handle to the mutex at ``ref``, mapping its segment if this process has not yet.
+    """Return a handle to a mutex, mapping its segment if this process has not yet.
 
     Args:
+        segment, nonce, slot, generation: where it lives, as a SlotRef says it.
         kind: what the caller takes it for. type: T the caller expects; unset, whatever it is.
 
     Raises:
         DowncastError: it is of another kind or T. MutexDestroyed: it is gone.
         LayoutMismatch, SegmentRefused: its segment cannot be used.
     """
-    segment = _segment(ref.segment, ref.nonce)
-    if segment is None:
+    mapped = _segment(segment, nonce)
+    if mapped is None:
         raise _destroyed(name)
     wanted = None if type is UNSET else codec_for(type=type)
     cls = class_of(kind)
-    handle = _attach.attach(cls, kind, wanted, KNOWN, segment, ref.slot, ref.generation)
+    handle = _attach.attach(cls, kind, wanted, KNOWN, mapped, slot, generation)
     if handle is not None:
         return handle  # type: ignore[no-any-return]
-    facts = _tenant.snapshot(segment, ref.slot, ref.generation)
+    facts = _tenant.snapshot(mapped, slot, generation)
     if facts is None:
         raise _destroyed(name)
     if facts.kind != kind:
@@ -135,7 +138,7 @@ def attach(
         )
     codec = codec_of_tag((facts.type_code, facts.type_hash, facts.label.encode()), type, name)
     handle = cls.__new__(cls)
-    handle._bind(segment, ref.slot, ref.generation, kind, codec)
+    handle._bind(mapped, slot, generation, kind, codec)
     return handle  # type: ignore[no-any-return]
 
 
@@ -178,9 +181,7 @@ def rebuild(
     segment: str, prefix: str, nonce: int, slot: int, generation: int, kind: int, type_: Any
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
     """Unpickle a handle."""
-    from .pool import SlotRef
-
-    return attach(SlotRef(segment, nonce, slot, generation), kind, UNSET if type_ is None else type_)
+    return attach_at(segment, nonce, slot, generation, kind, UNSET if type_ is None else type_)
 
 
 def read_or_none(mutex: Any) -> Any:

@@ -4,8 +4,8 @@ A frame is a length (4 bytes, big endian, at most :data:`FRAME_CAP`) and that ma
 ``[verb, {field: value}]``, a reply ``[true, {field: value}]`` or ``[false, {"error", "message", "facts"}]``. Replies
 come in the order of the requests. The first request of a connection is ``hello``.
 
-A request that changes something carries ``request``, a random number of 64 bits. The daemon remembers the last reply of
-each client session under it: a client whose connection broke sends the same request again and is given the
+A request that changes something carries ``request``, a number that its session uses once. The daemon remembers the last
+reply of each client session under it: a client whose connection broke sends the same request again and is given the
 same reply, so that nothing is done twice and a success is not mistaken for somebody else's.
 
 Decoding is bounded: whatever bytes arrive, it ends in a message or in :class:`ProtocolError`.
@@ -13,6 +13,7 @@ Decoding is bounded: whatever bytes arrive, it ends in a message or in :class:`P
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -64,9 +65,11 @@ LABEL_BYTES = 24
 READY = b"ready"
 """What a daemon that was started with ``--ready-fd`` writes there when it serves; else the frame of an error reply."""
 
+_LENGTH = struct.Struct("!I")
 _MAX_ITEMS = 4096
 _MAX_FIELDS = 64
 _MAX_TEXT = 4096
+_MOST_SHAPES = 256
 
 
 # --- frames
@@ -75,7 +78,7 @@ _MAX_TEXT = 4096
 def _framed(body: bytes) -> bytes:
     if len(body) > FRAME_CAP:
         raise ProtocolError(f"a message of {len(body)} bytes is over the cap of {FRAME_CAP} bytes")
-    return len(body).to_bytes(4, "big") + body
+    return _LENGTH.pack(len(body)) + body
 
 
 class Frames:
@@ -87,7 +90,7 @@ class Frames:
         self._buffer = bytearray()
         self._start = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream."""
         if self._start:
             del self._buffer[: self._start]
@@ -108,7 +111,7 @@ class Frames:
         buffer, start = self._buffer, self._start
         if len(buffer) - start < 4:
             return None
-        length = int.from_bytes(buffer[start : start + 4], "big")
+        (length,) = _LENGTH.unpack_from(buffer, start)
         if not 0 < length <= FRAME_CAP:
             raise ProtocolError(f"a frame of {length} bytes; 1 to {FRAME_CAP} are allowed")
         end = start + 4 + length
@@ -118,9 +121,12 @@ class Frames:
         return bytes(buffer[start + 4 : end])
 
 
+_packer = msgpack.Packer()  # one for all: what it does is one step for other threads and for signal handlers
+
+
 def _pack(message: list[Any]) -> bytes:
     try:
-        return _framed(msgpack.packb(message))
+        return _framed(_packer.pack(message))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"this cannot be put into a message: {error}") from None
 
@@ -185,12 +191,19 @@ VERBS: dict[str, Verb] = {
 """Every verb. Their replies are described where they are answered, in the daemon's handlers."""
 
 
+_good_shapes: set[tuple[object, ...]] = set()
+"""Verb, fields and their types of requests that were good: looking them up is all that most requests need."""
+
+
 def check_request(verb: str, params: dict[str, Any]) -> None:
     """Check a request's verb and the types of its fields.
 
     Raises:
         ProtocolError: there is no such verb, or a field is missing, unknown or of a type that it cannot have.
     """
+    shape = (verb, *params, *map(type, params.values()))
+    if shape in _good_shapes:
+        return
     spec = VERBS.get(verb)
     if spec is None:
         raise ProtocolError(f"no verb {verb[:64]!r}", name=verb[:64])
@@ -207,6 +220,8 @@ def check_request(verb: str, params: dict[str, Any]) -> None:
                 raise ProtocolError(f"{verb}: unknown field {field[:64]!r}", name=verb)
             if type(value) not in spec.optional[field]:
                 raise ProtocolError(f"{verb}: field {field!r} is of a wrong type", name=verb)
+    if len(_good_shapes) < _MOST_SHAPES:
+        _good_shapes.add(shape)
 
 
 def encode_request(verb: str, params: dict[str, Any]) -> bytes:

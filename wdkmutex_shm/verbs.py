@@ -21,8 +21,10 @@ from .errors import (
     KeyNotFound,
     MutexDestroyed,
 )
+from .handles import attach_at
 from .irql import Irql, current_irql
 from .names import INLINE_BYTES, KIND_FAST, KIND_SECTION, check_name, instance_prefix
+from .protocol import Register
 from .types import SECTION, UNSET, codec_for
 
 if TYPE_CHECKING:
@@ -75,11 +77,7 @@ def get(client: Client, name: str, kind: int, wanted: Any = UNSET) -> Any:
 
 
 def _attach(body: dict[str, Any], kind: int, wanted: Any, name: str) -> Any:
-    from .handles import attach
-    from .pool import SlotRef
-
-    ref = SlotRef(body["segment"], body["nonce"], body["slot"], body["generation"])
-    return attach(ref, kind, wanted, name)
+    return attach_at(body["segment"], body["nonce"], body["slot"], body["generation"], kind, wanted, name)
 
 
 def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any) -> Any:
@@ -131,8 +129,6 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
         DowncastError: the name is taken by another kind or T (``get_or_register``).
         MutexDestroyed: another process has overwritten the name already.
     """
-    from .protocol import Register
-
     check_name(name)
     request = Register(name, kind, mode, codec.code, codec.type_hash, codec.label, payload, None)
     large = len(payload) > INLINE_BYTES
@@ -152,7 +148,7 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
             time.sleep(_PAUSE)
 
 
-def _register_small(client: Client, request: Any) -> dict[str, Any]:
+def _register_small(client: Client, request: Register) -> dict[str, Any]:
     reply = client.submit("register", request.params())
     if reply.error is None:
         assert reply.body is not None
@@ -169,7 +165,7 @@ def _register_small(client: Client, request: Any) -> dict[str, Any]:
     raise reply.error
 
 
-def _register_large(client: Client, request: Any) -> dict[str, Any]:
+def _register_large(client: Client, request: Register) -> dict[str, Any]:
     from . import data
 
     prefix = instance_prefix(client.instance)
