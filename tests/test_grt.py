@@ -673,6 +673,9 @@ def test_only_good_data_segments_are_adopted(grt: str) -> None:
     prefix = instance_prefix(grt)
     assert isinstance(_staged(client, "n", 12345, 100), ProtocolError), "there is none"
     ident = data.create(prefix, b"\xda\x00\x64" + b"x" * 100)
+    assert isinstance(_staged(client, "n", ident, 103), ProtocolError), "it was not made for a registration"
+    data.unlink(prefix, ident)
+    ident = data.create(prefix, b"\xda\x00\x64" + b"x" * 100, staged=True)
     assert isinstance(_staged(client, "n", ident, 1 << 30), ProtocolError), "it is not that large"
     assert Grt.names() == []
     assert _staged(client, "n", ident, 103) is None

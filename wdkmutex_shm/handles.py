@@ -102,7 +102,9 @@ def _map(segment: str, prefix: str, nonce: int) -> Segment:
     return mapped
 
 
-def attach(ref: SlotRef, kind: int, type: Any = UNSET, name: str = "") -> Any:
+def attach(
+    ref: SlotRef, kind: int, type: Any = UNSET, name: str = ""
+) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
     """As :func:`attach_at`, for the tenant at ``ref``."""
     return attach_at(ref.segment, ref.nonce, ref.slot, ref.generation, kind, type, name)
 

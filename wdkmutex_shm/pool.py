@@ -26,6 +26,7 @@ __all__ = ["Pool", "PoolStats", "SlotRef"]
 
 _MOST_SLOTS = 16384
 _RESIDENT_BYTES = 64 << 20
+_TOUCHES = 4096  # the kernel maps up to 64 KiB around each
 
 
 class SlotRef(NamedTuple):
@@ -71,6 +72,8 @@ class Pool:
         self._free: list[tuple[Segment, int]] = []
         self._quarantine: list[tuple[Segment, int]] = []
         self._used = 0
+        self._bytes = 0
+        self._touched = 0
 
     @classmethod
     def open(cls, prefix: str, *, create: bool = True) -> Pool:
@@ -109,14 +112,17 @@ class Pool:
             number += 1
         for name in names - {segment.name for segment in self.segments}:
             self._remove_stray(name)
+        top = 0
         for segment in self.segments:
             fresh, used = _tenant.vacant(segment)
+            top = max(top, _tenant.top_serial(segment))
             self._free.extend((segment, index) for index in fresh)
             self._quarantine.extend((segment, index) for index in used)
             self._used += segment.count - len(fresh) - len(used)
-        self._reclaim()
+            self.trim(segment)
+        self.reclaim()
         if self.segments:
-            self.segments[0].raise_serial(max(_tenant.top_serial(segment) for segment in self.segments))
+            self.segments[0].raise_serial(top)
 
     def _remove_stray(self, name: str) -> None:
         """Remove a segment to which the numbers do not lead: somebody removed one before it, and the pool with it."""
@@ -129,6 +135,7 @@ class Pool:
     def _add(self, segment: Segment) -> None:
         self._by_name[segment.name] = segment
         self.segments.append(segment)
+        self._bytes += segment.size_bytes
 
     def _next_number(self) -> int:
         return len(self.segments)
@@ -152,9 +159,12 @@ class Pool:
                 if name not in self._by_name and not isinstance(error, FileExistsError):
                     shm.unlink(name)
                 raise
+        for full in self.segments[-2:-1]:
+            self.trim(full)
         self._free.extend(zip(repeat(segment), range(segment.count - 1, -1, -1)))
 
-    def _reclaim(self) -> None:
+    def reclaim(self) -> int:
+        """Take back what can leave quarantine. Returns how many slots cannot."""
         # Only steps that are whole by themselves: in a private pool, finalizers put slots here at any moment.
         held: list[tuple[Segment, int]] = []
         for _ in range(len(self._quarantine)):
@@ -164,6 +174,7 @@ class Pool:
             else:
                 held.append((segment, index))
         self._quarantine.extend(held)
+        return len(held)
 
     def allocate(
         self, name: bytes, kind: int, tag: TypeTag, payload: bytes, data: tuple[int, int] | None = None
@@ -182,7 +193,7 @@ class Pool:
         code, hashed, label = tag
         ident, length = data or (0, 0)
         if not self._free:
-            self._reclaim()
+            self.reclaim()
         while True:
             serial = self.segments[0].take_serials(1) if self.segments else 0
             place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
@@ -210,7 +221,7 @@ class Pool:
             PagedPoolAllocFailed: no room for all of them.
         """
         if len(self._free) < len(names):
-            self._reclaim()
+            self.reclaim()
         while len(self._free) < len(names):
             self._grow()
         serial = self.segments[0].take_serials(len(names))
@@ -268,15 +279,29 @@ class Pool:
 
     def look(self) -> int:
         """Housekeeping: reclaim what left quarantine, stamp the locks that are held. Returns slots in quarantine."""
-        self._reclaim()
         for segment in self.segments:
-            _tenant.stamp(segment)
-        return len(self._quarantine)
+            self.look_at(segment)
+        return self.reclaim()
+
+    def look_at(self, segment: Segment) -> set[int]:
+        """Stamp the locks of a segment that are held. Returns the ids of the data segments of its mutexes."""
+        _tenant.stamp(segment)
+        found = _tenant.references(segment)
+        self.trim(segment)
+        return found
 
     def trim(self, segment: Segment) -> None:
-        """Let the pages of a segment go that were only looked at, where all of them would take too much memory."""
-        if len(self.segments) * segment.size_bytes > _RESIDENT_BYTES:
+        """Let the pages of a segment go that were looked at, where all of them would take too much memory."""
+        if self._bytes > _RESIDENT_BYTES:
             segment.trim()
+
+    def touched(self, slots: int) -> None:
+        """Count slots that were looked at, here and there; after enough of them, let go of the pages of all."""
+        self._touched += slots
+        if self._touched > _TOUCHES:
+            self._touched = 0
+            for segment in self.segments:
+                self.trim(segment)
 
     def references(self) -> set[int]:
         """Return the ids of the data segments that belong to mutexes of the pool."""
@@ -321,7 +346,7 @@ class Pool:
         self._by_name.clear()
         self._free.clear()
         self._quarantine.clear()
-        self._used = 0
+        self._used = self._bytes = 0
         return destroyed
 
     def set_server(self, pid: int, socket_path: str) -> None:

@@ -171,7 +171,7 @@ def _register_large(client: Client, request: Register) -> dict[str, Any]:
     prefix = instance_prefix(client.instance)
     client.open()  # where there is no Grt, nothing is made for it
     for _ in range(_TRIES):
-        ident = data.create(prefix, request.payload)
+        ident = data.create(prefix, request.payload, staged=True)
         staged = request._replace(payload=b"", data=(ident, len(request.payload)))
         # Interrupted in here (Ctrl-C), it may be adopted or not: what is not is swept after this process has ended.
         reply = client.submit("register", staged.params(), resend=False)

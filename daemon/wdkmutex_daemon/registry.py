@@ -11,7 +11,7 @@ from typing import Any
 from wdkmutex_shm import _tenant, data
 from wdkmutex_shm._segment import Segment
 from wdkmutex_shm.batches import RegisterMany
-from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound, ProtocolError
+from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound
 from wdkmutex_shm.pool import Pool, SlotRef
 
 __all__ = ["Registry"]
@@ -82,6 +82,7 @@ class Registry:
         Raises:
             KeyNotFound: no mutex has that name. GrtIsEmpty: none has any.
         """
+        self.pool.touched(1)
         ref = self._find(name)
         if ref is not None:
             return ref
@@ -105,6 +106,7 @@ class Registry:
         Returns:
             The words of :class:`wdkmutex_shm.batches.Places`, and the numbers of the segments in them.
         """
+        self.pool.touched(len(names))
         found: list[int | None] = list(map(self._places.get, names))
         words, numbers, gone = _tenant.locate(self.pool.segments, found)
         for index in gone:
@@ -159,9 +161,7 @@ class Registry:
                     instance=self.instance,
                 )
         if staged is not None:
-            data.check(self.pool.prefix, *staged)
-            if staged[0] in self.pool.references():
-                raise ProtocolError(f"data segment {staged[0]:016x} belongs to a mutex already")
+            data.adopt(self.pool.prefix, *staged)
         ref = self.pool.allocate(name, kind, tag, payload, staged)
         self._places[name] = self.pool.segment_of(ref).number << _SLOT_BITS | ref.slot
         if old is not None:
