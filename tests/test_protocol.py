@@ -21,14 +21,13 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 names = st.text(min_size=1, max_size=30)
 plain = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), names)
+tags = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=protocol.LABEL_BYTES))
 registers = st.builds(
     Register,
     name=names,
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
-    code=st.integers(0, 255),
-    digest=st.integers(0, 2**64 - 1),
-    label=st.binary(max_size=protocol.LABEL_BYTES),
+    tag=tags,
     payload=st.just(b""),
     data=st.tuples(st.integers(1, 2**64 - 1), st.integers(1, 2**48 - 1)),
 ) | st.builds(
@@ -36,9 +35,7 @@ registers = st.builds(
     name=names,
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
-    code=st.integers(0, 255),
-    digest=st.integers(0, 2**64 - 1),
-    label=st.binary(max_size=protocol.LABEL_BYTES),
+    tag=tags,
     payload=st.binary(min_size=1, max_size=72),
     data=st.none(),
 )
@@ -194,7 +191,7 @@ def test_values_of_register_that_no_client_sends(change: dict[str, Any]) -> None
     ),
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
-    tags=st.lists(st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=24)), min_size=1),
+    tags=st.lists(tags, min_size=1),
     data=st.data(),
 )
 def test_register_many_comes_back(names: list[str], kind: int, mode: str, tags: Any, data: st.DataObject) -> None:

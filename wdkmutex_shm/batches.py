@@ -112,7 +112,7 @@ class RegisterMany(NamedTuple):
 
     def params(self) -> dict[str, Any]:
         """As the fields of a request."""
-        return {**self._asdict(), "tags": [list(tag) for tag in self.tags]}
+        return self._asdict()
 
     @classmethod
     def parse(cls, params: dict[str, Any]) -> RegisterMany:

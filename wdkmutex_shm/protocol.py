@@ -242,7 +242,7 @@ def decode_request(frame: bytes) -> tuple[str, dict[str, Any]]:
 
 def check_tag(tag: Any) -> tuple[int, int, bytes]:
     """The code, hash and label that a tag in a request is made of. Raises ProtocolError if it is not."""
-    if type(tag) is not list or [type(part) for part in tag] != [int, int, bytes]:
+    if type(tag) is not list or list(map(type, tag)) != [int, int, bytes]:
         raise ProtocolError("a tag is a code, a hash and a label")
     code, digest, label = tag
     if not (0 <= code < 1 << 8 and 0 <= digest < 1 << 64 and len(label) <= LABEL_BYTES):
@@ -257,7 +257,7 @@ class Register(NamedTuple):
         name: name of the mutex.
         kind: one of the ``KIND_*`` numbers.
         mode: one of :data:`MODES`.
-        code, digest, label: the parts of T's tag.
+        tag: T's code, hash and label.
         payload: the encoded first T, empty when it is in a data segment.
         data: id and length (bytes) of the data segment that holds the first T, else None.
     """
@@ -265,9 +265,7 @@ class Register(NamedTuple):
     name: str
     kind: int
     mode: str
-    code: int
-    digest: int
-    label: bytes
+    tag: tuple[int, int, bytes]
     payload: bytes
     data: tuple[int, int] | None
 
@@ -277,9 +275,9 @@ class Register(NamedTuple):
             "name": self.name,
             "kind": self.kind,
             "mode": self.mode,
-            "tag": [self.code, self.digest, self.label],
+            "tag": self.tag,
             "payload": self.payload,
-            "data": None if self.data is None else list(self.data),
+            "data": self.data,
         }
 
     @classmethod
@@ -292,7 +290,6 @@ class Register(NamedTuple):
         tag, data, mode, kind = params["tag"], params["data"], params["mode"], params["kind"]
         if mode not in MODES or not 1 <= kind <= 3:
             raise ProtocolError(f"register: no kind {kind} or mode {mode[:32]!r}")
-        code, digest, label = check_tag(tag)
         if data is not None:
             if [type(part) for part in data] != [int, int] or not (0 < data[0] < 1 << 64 and 0 < data[1] < 1 << 48):
                 raise ProtocolError("register: data is the id and the length of a data segment")
@@ -301,7 +298,7 @@ class Register(NamedTuple):
             data = (data[0], data[1])
         elif not 1 <= len(params["payload"]) <= INLINE_BYTES:
             raise ProtocolError(f"register: T in a message has 1 to {INLINE_BYTES} bytes, a larger one a data segment")
-        return cls(params["name"], kind, mode, code, digest, label, params["payload"], data)
+        return cls(params["name"], kind, mode, check_tag(tag), params["payload"], data)
 
 
 # --- replies

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._thread import current_level
 from .errors import (
     DaemonUnavailable,
     GrtIsEmpty,
@@ -22,7 +23,7 @@ from .errors import (
     MutexDestroyed,
 )
 from .handles import attach_at
-from .irql import Irql, current_irql
+from .irql import Irql
 from .names import INLINE_BYTES, KIND_FAST, KIND_SECTION, check_name, instance_prefix
 from .protocol import Register
 from .types import SECTION, UNSET, codec_for
@@ -94,12 +95,12 @@ def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any)
 
 def check_level(kind: int, operation: str, name: str = "") -> None:
     """Raise IrqlTooHigh if a mutex of that kind cannot be made at the thread's level."""
-    if kind == KIND_FAST and (level := current_irql()) > Irql.DISPATCH:
+    if kind == KIND_FAST and (level := current_level()) > Irql.DISPATCH:
         raise IrqlTooHigh(
             f"a FastMutex can be made up to DISPATCH ({int(Irql.DISPATCH)}) and this thread is at {level}; make it in "
             "another thread, or make a KMutex",
             name=name,
-            level=int(level),
+            level=level,
             limit=int(Irql.DISPATCH),
             operation=operation,
         )
@@ -130,7 +131,7 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
         MutexDestroyed: another process has overwritten the name already.
     """
     check_name(name)
-    request = Register(name, kind, mode, codec.code, codec.type_hash, codec.label, payload, None)
+    request = Register(name, kind, mode, codec.tag, payload, None)
     large = len(payload) > INLINE_BYTES
     deadline = time.monotonic() + client.timeout
     while True:

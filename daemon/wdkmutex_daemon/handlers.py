@@ -54,9 +54,10 @@ def _where(ref: SlotRef) -> _Fields:
 def register(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """Register a mutex. Reply: ``segment``, ``nonce``, ``slot``, ``generation``, and ``created``."""
     request = Register.parse(params)
-    tag = (request.code, request.digest, request.label)
     name = check_name(request.name)
-    ref, created = service.registry.register(name, request.kind, request.mode, tag, request.payload, request.data)
+    ref, created = service.registry.register(
+        name, request.kind, request.mode, request.tag, request.payload, request.data
+    )
     return {**_where(ref), "created": created}
 
 
