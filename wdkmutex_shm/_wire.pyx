@@ -2,8 +2,9 @@
 """One request and its reply over a socket, with a deadline, in as few system calls as that takes.
 
 Waking a process that sleeps takes longer than the daemon needs for a request, above all where the processor that it
-would wake on sleeps too. So the caller looks for its reply for :data:`SPIN_NS` before it sleeps, and gives its
-processor to whoever else could use it between two looks.
+would wake on sleeps too. So the caller looks for its reply for a moment (SPIN_NS) before it sleeps, and offers its
+processor to others between two looks. When somebody takes that, or the reply does not come meanwhile, then sleeping is
+the better way: the next few calls do so at once, and ever more of them while that goes on.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -38,8 +39,14 @@ cdef extern from *:
 cdef enum:
     FIRST = 4096
     SPIN_NS = 100000
+    TAKEN_NS = 50000  # somebody else has run if offering the processor takes that long
+    MOST_SKIPPED = 1024
     BROKEN = -1
     LATE = -2
+
+# How many calls from now on do not look before they sleep, and how many it will be the next time.
+cdef int skip = 0
+cdef int penalty = 1
 
 # What `exchange` returns instead of a reply.
 UNSENT, LOST, LATE_UNSENT, LATE_REPLY, TOO_LONG = range(5)
@@ -66,23 +73,47 @@ cdef int wait_for(int fd, short events, int64_t deadline) except -3:
             PyErr_CheckSignals()
 
 
+cdef Py_ssize_t spin(int fd, char *into, Py_ssize_t room) noexcept nogil:
+    """Look for something to receive, for a moment: as recv(2)."""
+    cdef Py_ssize_t got
+    cdef int64_t now = wdkm_now()
+    cdef int64_t until = now + SPIN_NS
+    cdef int64_t before = now
+    while True:
+        got = recv(fd, into, room, MSG_DONTWAIT)
+        if got >= 0 or errno != EAGAIN or now - before > TAKEN_NS or now > until:
+            return got
+        before = wdkm_now()
+        sched_yield()
+        now = wdkm_now()
+
+
 cdef Py_ssize_t receive(int fd, char *into, Py_ssize_t room, int64_t deadline, bint eager) except -3:
-    """Receive at least a byte: how many, BROKEN or LATE. ``eager``: look for a while before sleeping."""
+    """Receive at least a byte: how many, BROKEN or LATE. ``eager``: look for a moment before sleeping."""
+    global skip, penalty
     cdef Py_ssize_t got
     cdef int state
-    cdef int64_t until = wdkm_now() + SPIN_NS if eager else 0
+    if eager and skip > 0:
+        skip -= 1
+        eager = False
     while True:
-        with nogil:
-            got = recv(fd, into, room, MSG_DONTWAIT)
-            while got < 0 and errno == EAGAIN and eager and wdkm_now() < until:
-                sched_yield()
+        if eager:
+            with nogil:
+                got = spin(fd, into, room)
+            eager = False
+            if got < 0 and errno == EAGAIN:
+                skip = penalty
+                penalty = min(2 * penalty, MOST_SKIPPED)
+            else:
+                penalty = max(penalty // 2, 1)
+        else:
+            with nogil:
                 got = recv(fd, into, room, MSG_DONTWAIT)
         if got > 0:
             return got
         if got == 0:
             return BROKEN
         if errno == EAGAIN:
-            eager = False
             state = wait_for(fd, POLLIN, deadline)
             if state != 0:
                 return state
