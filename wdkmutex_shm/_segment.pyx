@@ -7,7 +7,7 @@ the bytes mean something else: layout, size of a pthread mutex, C library, word 
 
 import fcntl
 import os
-import threading
+from _thread import RLock
 from weakref import WeakValueDictionary
 
 cimport cython
@@ -42,13 +42,13 @@ lock_memory = os.environ.get("WDKMUTEX_MLOCK") == "1"
 
 cdef object attached = WeakValueDictionary()
 # Two mappings of one segment would be two accounts of who holds what in it. Recursive, for a signal handler that attaches.
-cdef object attaching = threading.RLock()
+cdef object attaching = RLock()
 
 
 def renew_lock():
     """In a forked child: whoever held it in the parent is not here to release it."""
     global attaching
-    attaching = threading.RLock()
+    attaching = RLock()
 
 
 os.register_at_fork(after_in_child=renew_lock)
