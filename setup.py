@@ -18,6 +18,8 @@ MODULES = [
     "_guard",
     "_mutex",
     "_section",
+    "_attach",
+    "_wire",
     "_boxed",
     "_limit",
 ]

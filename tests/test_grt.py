@@ -673,6 +673,9 @@ def test_only_good_data_segments_are_adopted(grt: str) -> None:
     prefix = instance_prefix(grt)
     assert isinstance(_staged(client, "n", 12345, 100), ProtocolError), "there is none"
     ident = data.create(prefix, b"\xda\x00\x64" + b"x" * 100)
+    assert isinstance(_staged(client, "n", ident, 103), ProtocolError), "it was not made for a registration"
+    data.unlink(prefix, ident)
+    ident = data.create(prefix, b"\xda\x00\x64" + b"x" * 100, staged=True)
     assert isinstance(_staged(client, "n", ident, 1 << 30), ProtocolError), "it is not that large"
     assert Grt.names() == []
     assert _staged(client, "n", ident, 103) is None
@@ -701,18 +704,23 @@ def test_what_a_dead_client_staged_is_swept(grt: str) -> None:
 
 def test_a_signal_in_the_midst_of_a_call_mixes_up_no_replies(grt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C between a request and its reply, and again while that is cleaned up: the next call is whole."""
-    from wdkmutex_shm.client import Client
-    from wdkmutex_shm.protocol import Frames
+    from wdkmutex_shm import client as clients
 
     Grt.register_fast_mutex("a", 1)
     Grt.register_fast_mutex("b", 2)
+    sent = []
 
-    def interrupt(self: object) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def send_and_be_interrupted(fd: int, request: bytes, *_: object) -> None:
+        sent.append(os.write(fd, request))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Frames, "next", interrupt)
+        patch.setattr(clients, "exchange", send_and_be_interrupted)
         patch.setattr(Client, "_drop", interrupt)
         with pytest.raises(KeyboardInterrupt):
             Grt.get_fast_mutex("a", int)
+    assert sent
     assert Grt.get_fast_mutex("b", int).peek() == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from procs import Child, Line
 
-from wdkmutex_shm import MutexDestroyed, data, handles, shm
+from wdkmutex_shm import MutexDestroyed, _tenant, data, handles, shm
 from wdkmutex_shm.errors import DowncastError
 from wdkmutex_shm.names import KIND_FAST, KIND_K, KIND_SECTION, NAME_BYTES, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
@@ -340,3 +340,40 @@ def test_orphaned_data_of_a_registration(prefix: str) -> None:
 def _make_data(line: Line, prefix: str) -> None:
     line.say(data.create(prefix, b"z" * 5000))
     line.hear()
+
+
+@pytest.mark.slow
+def test_a_large_pool_is_not_kept_resident(prefix: str) -> None:
+    """Its pages are let go when they were looked at, and nothing is lost by that."""
+
+    def resident() -> int:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssShmem")) << 10
+
+    pool = Pool.open(prefix)
+    codec = codec_for(0)
+    before = resident()
+    names = [b"n%d" % number for number in range(300_000)]
+    places: list[int] = []
+    for start in range(0, len(names), 1000):
+        some = names[start : start + 1000]
+        places += pool.allocate_many(some, KIND_FAST, [codec.tag], [0] * 1000, [codec.encode(start)] * 1000)
+    size = pool.stats().pool_bytes
+    assert size > 120 << 20
+    assert resident() - before < size // 2
+    with pool_mutex(pool, places[5]).lock() as guard:
+        for look in (pool.look, lambda: Pool.open(prefix), lambda: pool.touched(10_000)):
+            look()
+            assert resident() - before < size // 2
+        guard.value += 7
+    assert pool_mutex(pool, places[5]).peek() == 7
+    assert pool_mutex(pool, places[-1]).peek() == 299_000
+    assert pool.stats().used == 300_000
+    assert pool.destroy() == 300_000
+
+
+def pool_mutex(pool: Pool, place: int) -> Any:
+    """A handle to what lives at a place that ``allocate_many`` has told."""
+    segment, slot = pool.segments[place >> 24], place & 0xFFFFFF
+    ref = SlotRef(segment.name, segment.nonce, slot, _tenant.generation_of(segment, slot))
+    return handles.attach(ref, KIND_FAST, int)

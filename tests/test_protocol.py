@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 import tracemalloc
 from typing import Any
 
@@ -11,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdkmutex_shm import errors, protocol
-from wdkmutex_shm.errors import DaemonError, KeyExists, PagedPoolAllocFailed, ProtocolError, WdkMutexError
+from wdkmutex_shm.batches import BATCH, Places, RegisterMany, check_names
+from wdkmutex_shm.errors import DaemonError, InvalidName, KeyExists, PagedPoolAllocFailed, ProtocolError, WdkMutexError
 from wdkmutex_shm.protocol import FRAME_CAP, MODES, VERBS, Frames, Register
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 names = st.text(min_size=1, max_size=30)
 plain = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), names)
+tags = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=protocol.LABEL_BYTES))
 registers = st.builds(
     Register,
     name=names,
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
-    code=st.integers(0, 255),
-    digest=st.integers(0, 2**64 - 1),
-    label=st.binary(max_size=protocol.LABEL_BYTES),
+    tag=tags,
     payload=st.just(b""),
     data=st.tuples(st.integers(1, 2**64 - 1), st.integers(1, 2**48 - 1)),
 ) | st.builds(
@@ -33,9 +35,7 @@ registers = st.builds(
     name=names,
     kind=st.integers(1, 3),
     mode=st.sampled_from(MODES),
-    code=st.integers(0, 255),
-    digest=st.integers(0, 2**64 - 1),
-    label=st.binary(max_size=protocol.LABEL_BYTES),
+    tag=tags,
     payload=st.binary(min_size=1, max_size=72),
     data=st.none(),
 )
@@ -113,6 +113,7 @@ def _good(field: str) -> Any:
     return {
         "protocol": 1, "session": 1, "name": "n", "kind": 1, "mode": "checked", "tag": [3, 3, b"int"], "payload": b"x",
         "data": None, "generation": 1, "segment": "/s", "slot": 1, "snapshot": 1, "start": 1, "request": 1,
+        "names": ["a", "b"], "tags": [[3, 3, b"int"]], "which": [0, 0], "payloads": [b"x", b"y"],
     }[field]  # fmt: skip
 
 
@@ -181,6 +182,103 @@ def test_values_of_register_that_no_client_sends(change: dict[str, Any]) -> None
         Register.parse(params)
 
 
+@given(
+    names=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=26),
+        min_size=1,
+        max_size=20,
+        unique=True,
+    ),
+    kind=st.integers(1, 3),
+    mode=st.sampled_from(MODES),
+    tags=st.lists(tags, min_size=1),
+    data=st.data(),
+)
+def test_register_many_comes_back(names: list[str], kind: int, mode: str, tags: Any, data: st.DataObject) -> None:
+    which = data.draw(st.lists(st.integers(0, len(tags) - 1), min_size=len(names), max_size=len(names)))
+    payloads = data.draw(st.lists(st.binary(min_size=1, max_size=72), min_size=len(names), max_size=len(names)))
+    request = RegisterMany(names, kind, mode, tags, which, payloads)
+    verb, params = protocol.decode_request(_frame(protocol.encode_request("register_many", request.params())))
+    protocol.check_request(verb, params)
+    assert RegisterMany.parse(params) == request
+    assert check_names(verb, params["names"]) == [name.encode() for name in names]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "sometimes"},
+        {"kind": 0},
+        {"kind": 4},
+        {"tags": []},
+        {"tags": [[1, 2]]},
+        {"tags": [[1, 2, "text"]]},
+        {"tags": [[1, -1, b""]]},
+        {"tags": [1]},
+        {"which": [0]},
+        {"which": [0, 1]},
+        {"which": [0, -1]},
+        {"which": [0, True]},
+        {"which": [0, None]},
+        {"which": [0, 0, 0]},
+        {"payloads": [b"x"]},
+        {"payloads": [b"x", b""]},
+        {"payloads": [b"x", b"x" * 73]},
+        {"payloads": [b"x", "text"]},
+        {"payloads": [b"x", b"y", b"z"]},
+        {"names": [], "which": [], "payloads": []},
+    ],
+)
+def test_values_of_register_many_that_no_client_sends(change: dict[str, Any]) -> None:
+    params = {**_params("register_many"), **change}
+    protocol.check_request("register_many", params)
+    with pytest.raises(ProtocolError):
+        check_names("register_many", params["names"])
+        RegisterMany.parse(params)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], ["a", "a"], ["a", b"a"], ["a", 1], ["a", ["a"]], [None], [str(n) for n in range(BATCH + 1)]]
+)
+def test_names_that_no_client_sends(wrong: list[Any]) -> None:
+    with pytest.raises(ProtocolError):
+        check_names("get_many", wrong)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 105, "a\0b"])
+def test_names_that_no_mutex_has(name: str) -> None:
+    with pytest.raises(InvalidName):
+        check_names("get_many", ["good", name])
+
+
+def test_the_largest_batch_fits_into_a_frame() -> None:
+    names = [f"{number:0104}" for number in range(BATCH)]
+    tags = [(9, 2**64 - 1, b"x" * 24)] * BATCH
+    request = RegisterMany(names, 1, "overwrite", tags, list(range(BATCH)), [b"x" * 72] * BATCH)
+    assert len(protocol.encode_request("register_many", request.params())) < FRAME_CAP // 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segments": None},
+        {"segments": [[0, "/s"]]},
+        {"segments": [["0", "/s", 1]]},
+        {"segments": []},
+        {"segments": [[1, "/s", 1]]},
+        {"places": None},
+        {"places": b""},
+        {"places": bytes(31)},
+        {"places": bytes(48)},
+    ],
+)
+def test_places_that_no_daemon_sends(change: dict[str, Any]) -> None:
+    good = {"segments": [[0, "/s", 7]], "places": struct.pack("=4Q", 1, 5, 0, 0)}
+    assert Places.parse(good, 2).ref(0) == ("/s", 7, 5, 1)
+    with pytest.raises(ProtocolError):
+        Places.parse({**good, **change}, 2)
+
+
 # --- anything else
 
 
@@ -192,13 +290,20 @@ def _decode_both(frame: bytes) -> None:
         except ProtocolError:
             continue
         assert isinstance(result, tuple)
+        if decode is protocol.decode_reply and isinstance(result[0], dict):
+            with contextlib.suppress(ProtocolError):
+                Places.parse(result[0], 2)
         if decode is protocol.decode_request:
             verb, params = result
             try:
                 protocol.check_request(verb, params)  # type: ignore[arg-type]
                 if verb == "register":
                     Register.parse(params)  # type: ignore[arg-type]
-            except ProtocolError:
+                if verb == "register_many":
+                    RegisterMany.parse(params)  # type: ignore[arg-type]
+                if "names" in params:
+                    check_names("get_many", params["names"])  # type: ignore[call-overload, arg-type]
+            except (ProtocolError, InvalidName):
                 continue
 
 

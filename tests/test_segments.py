@@ -133,10 +133,10 @@ def test_of_another_user(prefix: str, ref: SlotRef) -> None:
     with pytest.raises(PermissionError):
         Pool.open(prefix)
     assert in_child(_refused_to_nobody, ref.segment)
-    large = data.create(prefix, b"x" * 100)
+    large = data.create(prefix, b"x" * 100, staged=True)
     os.chown(shm.FOLDER + f"{prefix}.d{large:016x}", 12345, 12345)
     with pytest.raises(SegmentRefused):
-        data.check(prefix, large, 100)
+        data.adopt(prefix, large, 100)
 
 
 def _refused_to_nobody(name: str) -> bool:
@@ -153,13 +153,13 @@ def test_mode_whatever_the_umask(prefix: str, mask: int) -> None:
     before = os.umask(mask)
     try:
         pool = Pool.open(prefix)
-        ident = data.create(prefix, b"x" * 5000)
+        ident = data.create(prefix, b"x" * 5000, staged=True)
     finally:
         os.umask(before)
     names = [pool.segments[0].name, f"{prefix}.d{ident:016x}"]
     for name in names:
         assert os.stat(shm.FOLDER + name).st_mode & 0o777 == 0o600
-    data.check(prefix, ident, 5000)
+    data.adopt(prefix, ident, 5000)
     assert in_child(_make_under_mask, mask) == 0o600
 
 
@@ -193,23 +193,31 @@ def test_nothing_is_executable_or_left_open(prefix: str) -> None:
 
 @pytest.mark.parametrize("length", [-1, 5001 + 5000, 2**40])
 def test_data_segment_that_is_too_small(prefix: str, length: int) -> None:
-    ident = data.create(prefix, b"x" * 5000)
-    data.check(prefix, ident, 5000)
-    with pytest.raises(ProtocolError):
-        data.check(prefix, ident, length)
+    ident = data.create(prefix, b"x" * 5000, staged=True)
+    with pytest.raises(ProtocolError, match="hold"):
+        data.adopt(prefix, ident, length)
+    data.adopt(prefix, ident, 5000)
+
+
+def test_data_segment_that_has_a_mutex(prefix: str) -> None:
+    ident = data.create(prefix, b"x" * 5000, staged=True)
+    data.adopt(prefix, ident, 5000)
+    for taken in (ident, data.create(prefix, b"x" * 5000)):
+        with pytest.raises(ProtocolError, match="belongs"):
+            data.adopt(prefix, taken, 5000)
 
 
 def test_data_segments_that_are_none(prefix: str) -> None:
     with pytest.raises(ProtocolError, match="not exist"):
-        data.check(prefix, 5, 1)
+        data.adopt(prefix, 5, 1)
     for offset, raw in ((0, bytes(8)), (8, b"\1" * 8), (44, b"\7" * 4)):
-        ident = data.create(prefix, b"x" * 5000)
+        ident = data.create(prefix, b"x" * 5000, staged=True)
         write_shm(f"{prefix}.d{ident:016x}", offset, raw)
         with pytest.raises(ProtocolError):
-            data.check(prefix, ident, 5000)
-    ident = data.create(prefix, b"x" * 5000)
+            data.adopt(prefix, ident, 5000)
+    ident = data.create(prefix, b"x" * 5000, staged=True)
     with open(f"{shm.FOLDER}{prefix}.d{ident:016x}", "r+b") as file:
         file.truncate(1000)
     with pytest.raises(ProtocolError):
-        data.check(prefix, ident, 5000)
+        data.adopt(prefix, ident, 5000)
     assert data.read(prefix, ident, 5000) is None

@@ -22,6 +22,10 @@ from wdkmutex_shm.client import Client, connect
 from wdkmutex_shm.errors import DaemonUnavailable, ProtocolError, RuntimeFolderRefused, WdkMutexError
 from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, Frames, decode_reply, encode_request
 
+BATCH_OF_TWO = {
+    "names": ["x", "y"], "kind": 1, "mode": "checked", "tags": [[3, 3, b"int"]], "which": [0, 0],
+    "payloads": [b"\x01", b"\x02"],
+}  # fmt: skip
 ROOT = os.geteuid() == 0
 NOBODY = 65534
 
@@ -202,6 +206,17 @@ def test_no_hello_at_all(serves: str) -> None:
         ("register", {"name": "x", "kind": 9, "mode": "checked", "tag": [3, 3, b""], "payload": b"", "data": None}),
         ("register", {"name": "x", "kind": 1, "mode": "checked", "tag": [3, 3], "payload": b"", "data": None}),
         ("register", {"name": "x", "kind": 1, "mode": "checked", "tag": [3, 3, b""], "payload": b"", "data": [1, 2]}),
+        ("get_many", {"names": []}),
+        ("get_many", {"names": ["n", "n"]}),
+        ("get_many", {"names": ["n", 5]}),
+        ("get_many", {"names": ["n", ""]}),
+        ("get_many", {"names": [str(number) for number in range(1025)]}),
+        ("register_many", {**BATCH_OF_TWO, "names": ["x"]}),
+        ("register_many", {**BATCH_OF_TWO, "names": ["x", "x"]}),
+        ("register_many", {**BATCH_OF_TWO, "names": ["x", "y" * 105]}),
+        ("register_many", {**BATCH_OF_TWO, "names": ["x", "n"]}),
+        ("register_many", {**BATCH_OF_TWO, "which": [0, 1]}),
+        ("register_many", {**BATCH_OF_TWO, "payloads": [b"\x01", b"x" * 73]}),
         ("unregister", {"name": "n", "generation": 2**64 - 1}),
         ("unregister", {"name": "n", "slot": -1}),
     ],
@@ -271,13 +286,17 @@ def test_a_slow_reader_is_not_read(serves: str) -> None:
 
 def test_many_requests_at_once_take_turns(serves: str) -> None:
     """One client's pile of requests does not keep another waiting until it is worked off."""
-    request = encode_request("get", {"name": "n"})
-    with Peer(serves) as peer:
-        peer.send(request * 2000)
-        assert Grt.names() == ["n"]
-        for _ in range(2000):
-            _, error = peer.reply()
-            assert error is None
+    names = [f"absent{number}" for number in range(1023)]
+    for request, count in (
+        (encode_request("get", {"name": "n"}), 2000),
+        (encode_request("get_many", {"names": ["n", *names]}), 100),
+    ):
+        with Peer(serves) as peer, Fork(lambda peer=peer, pile=request * count: peer.send(pile)) as sender:
+            assert Grt.names() == ["n"]
+            for _ in range(count):
+                _, error = peer.reply()
+                assert error is None
+            sender.result()
 
 
 def test_many_connections(serves: str) -> None:

@@ -46,12 +46,12 @@ from .errors import (
     SegmentRefused,
     WdkMutexError,
 )
-from .handles import Statistics
 from .holder import Holder
 from .irql import Irql, current_irql, raise_irql
 
 if TYPE_CHECKING:
     from .box import Box as Box
+    from .facts import Statistics as Statistics
     from .grt import Grt as Grt
 
 __version__ = "0.1.0"
@@ -97,7 +97,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded at first use: who only locks pays for neither.
+    # Loaded at first use: who only locks pays for none of these.
     if name == "Grt":
         from .grt import Grt
 
@@ -106,4 +106,8 @@ def __getattr__(name: str) -> Any:
         from .box import Box
 
         return Box
+    if name == "Statistics":
+        from .facts import Statistics
+
+        return Statistics
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@ from typing import Any
 
 from ._codec import Codec
 from ._segment import Segment
-from .handles import Statistics
+from .facts import Statistics
 from .holder import Holder
 
 class Handle:

@@ -15,6 +15,7 @@ cdef class Segment:
     cdef wdkm_slot *slots
     cdef wdkm_local *local
     cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t number
     cdef size_t size
     cdef int fd
     cdef bint closed

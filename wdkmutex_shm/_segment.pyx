@@ -7,7 +7,7 @@ the bytes mean something else: layout, size of a pthread mutex, C library, word 
 
 import fcntl
 import os
-import threading
+from _thread import RLock
 from weakref import WeakValueDictionary
 
 cimport cython
@@ -28,10 +28,13 @@ cdef extern from *:
     """
     #include <fcntl.h>
     #include <linux/falloc.h>
+    #include <sys/mman.h>
     static int wdkm_punch(int fd, off_t offset, off_t length) {
         return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
     }
     """
+    int madvise(void *address, size_t length, int advice) nogil
+    int MADV_DONTNEED
     int wdkm_punch(int fd, long long offset, long long length) nogil
 
 # Whether what is mapped shall stay in memory, never be paged out: mlock(2).
@@ -39,13 +42,13 @@ lock_memory = os.environ.get("WDKMUTEX_MLOCK") == "1"
 
 cdef object attached = WeakValueDictionary()
 # Two mappings of one segment would be two accounts of who holds what in it. Recursive, for a signal handler that attaches.
-cdef object attaching = threading.RLock()
+cdef object attaching = RLock()
 
 
 def renew_lock():
     """In a forked child: whoever held it in the parent is not here to release it."""
     global attaching
-    attaching = threading.RLock()
+    attaching = RLock()
 
 
 os.register_at_fork(after_in_child=renew_lock)
@@ -71,6 +74,7 @@ cdef class Segment:
         name: of the shared memory segment.
         prefix: of the pool that it belongs to.
         count: number of slots.
+        number: which segment of the pool it is, -1 if its name does not say so.
         nonce: random number that tells this segment from another of the same name.
     """
 
@@ -92,8 +96,7 @@ cdef class Segment:
         cdef wdkm_header *header
         cdef uint32_t index
         cdef const unsigned char[::1] boot = identity.boot_id()
-        self.name = name
-        self.prefix = prefix
+        self._named(name, prefix)
         fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
         try:
             if keep_open:
@@ -138,8 +141,7 @@ cdef class Segment:
             if self is not None:
                 return self
         self = Segment.__new__(Segment)
-        self.name = name
-        self.prefix = prefix
+        self._named(name, prefix)
         fd = shm.open_segment(name)
         try:
             size = os.fstat(fd).st_size
@@ -170,7 +172,7 @@ cdef class Segment:
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if base == MAP_FAILED:
             raise MemoryError
-        self.name = self.prefix = ""
+        self._named("", "")
         self.size = size
         self.header = <wdkm_header *>base
         self.slots = <wdkm_slot *>(<char *>base + WDKM_HEADER)
@@ -178,6 +180,12 @@ cdef class Segment:
         if wdkm_mutex_init(self.slots) != 0:
             raise MemoryError
         return self
+
+    def _named(self, str name, str prefix):
+        number = name.rpartition(".p")[2]
+        self.name = name
+        self.prefix = prefix
+        self.number = int(number) if number.isdecimal() and len(number) < 10 else -1
 
     def _adopt(self, int fd, size_t size, Py_ssize_t count, bint keep_open):
         """Map ``fd``, which is closed here unless it is kept."""
@@ -261,10 +269,15 @@ cdef class Segment:
     def destroyed(self):
         return self.header.destroyed != 0
 
-    def take_serial(self):
-        """Return the next serial of the pool (segment 0 counts for all)."""
-        self.header.next_serial += 1
-        return self.header.next_serial - 1
+    def take_serials(self, uint64_t count):
+        """Return the first of the next ``count`` serials of the pool (segment 0 counts for all)."""
+        self.header.next_serial += count
+        return self.header.next_serial - count
+
+    def trim(self):
+        """Let the pages go that this process has touched. They stay in shared memory, and come back when touched."""
+        if not lock_memory:
+            madvise(self.header, self.size, MADV_DONTNEED)
 
     def raise_serial(self, uint64_t at_least):
         """Make sure that the next serial is above ``at_least``."""

@@ -5,6 +5,7 @@ Life of a slot, told by its generation: even, it is free or in quarantine; odd, 
 lock is still held when its tenant moves out stays in quarantine until :func:`reclaim` gets the lock without waiting.
 """
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -72,6 +73,60 @@ def occupy_from(list free not None, *tenant):
     return segment, index, occupy(segment, index, *tenant)
 
 
+def occupy_many(list free not None, list names not None, int kind, list tags not None, list which not None,
+                list payloads not None, uint64_t serial):
+    """:func:`occupy_from` for many mutexes of one kind, each with its own name, tag (one of ``tags``) and payload.
+
+    Returns each one's segment number << 24 | slot. There must be as many free slots.
+    """
+    cdef Py_ssize_t at, index
+    cdef Segment segment
+    cdef list places = []
+    if not len(free) >= len(names) == len(which) == len(payloads):
+        raise ValueError("not as many free slots, tags or payloads as names")
+    for at in range(len(names)):
+        code, type_hash, label = tags[<Py_ssize_t?>which[at]]
+        segment, index = free.pop()
+        occupy(segment, index, names[at], kind, code, type_hash, label, payloads[at], 0, 0, serial + at)
+        places.append(segment.number << 24 | index)
+    return places
+
+
+def locate(list segments not None, list places not None):
+    """Tell which tenants live at ``places`` (each segment number << 24 | slot, or None) of a pool's ``segments``.
+
+    Returns (words, numbers, gone): for each place its generation and segment number << 32 | slot, as 64-bit words in
+    one bytes object, both 0 where there is no tenant; the numbers of the segments; where in ``places`` a tenant is gone.
+    """
+    cdef Py_ssize_t at
+    cdef uint64_t place, generation, number
+    cdef uint64_t last = <uint64_t>-1
+    cdef bytes words = PyBytes_FromStringAndSize(NULL, 16 * len(places))
+    cdef uint64_t *out = <uint64_t *><char *>words
+    cdef list gone = []
+    cdef set numbers = set()
+    cdef Segment segment = None
+    memset(out, 0, 16 * len(places))
+    for at in range(len(places)):
+        if places[at] is None:
+            continue
+        place = places[at]
+        number = place >> 24
+        if number != last:
+            if number >= <uint64_t>len(segments):
+                raise IndexError("no such segment")
+            segment = segments[number]
+            numbers.add(number)
+            last = number
+        generation = wdkm_load64(&segment.at(place & 0xffffff).generation)
+        if generation % 2 == 0:
+            gone.append(at)
+            continue
+        out[2 * at] = generation
+        out[2 * at + 1] = number << 32 | place & 0xffffff
+    return words, numbers, gone
+
+
 def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
     """End a tenancy: from now on every handle to it raises MutexDestroyed. False if it had ended already."""
     cdef wdkm_slot *slot = segment.at(index)
@@ -125,6 +180,38 @@ def tenants(Segment segment not None):
         if generation % 2 == 1:
             found.append((index, generation, slot.serial, slot.name[:min(slot.name_length, WDKM_NAME)]))
     return found
+
+
+def vacate_all(Segment segment not None):
+    """End every tenancy in the segment. Returns how many there were, and which of the slots have data segments."""
+    cdef Py_ssize_t index
+    cdef Py_ssize_t count = 0
+    cdef wdkm_slot *slot
+    cdef uint64_t generation
+    with_data = []
+    for index in range(segment.count):
+        slot = &segment.slots[index]
+        generation = wdkm_load64(&slot.generation)
+        if generation % 2 == 1 and wdkm_cas64(&slot.generation, generation, generation + 1):
+            count += 1
+        if slot.data[0] | slot.data[1] | slot.pending:
+            with_data.append(index)
+    return count, with_data
+
+
+def serial_of(Segment segment not None, Py_ssize_t index):
+    """When the slot's tenant was registered, in the order of the pool."""
+    return segment.at(index).serial
+
+
+def top_serial(Segment segment not None):
+    """The highest serial of the segment's tenants, 0 if there is none."""
+    cdef Py_ssize_t index
+    cdef uint64_t top = 0
+    for index in range(segment.count):
+        if wdkm_load64(&segment.slots[index].generation) % 2 == 1 and segment.slots[index].serial > top:
+            top = segment.slots[index].serial
+    return top
 
 
 def vacant(Segment segment not None):

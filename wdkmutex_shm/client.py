@@ -6,6 +6,7 @@ its number (see :mod:`wdkmutex_shm.protocol`), so callers see a restart of the d
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -16,14 +17,14 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from . import paths
+from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRefused, WdkMutexError
 from .names import check_instance, instance_prefix, pool_segment
-from .protocol import PROTOCOL, VERBS, Frames, decode_reply, encode_request
+from .protocol import FRAME_CAP, PROTOCOL, VERBS, decode_reply, encode_request
 
 __all__ = ["Client", "Reply", "connect", "has_segments"]
 
 _PEER = struct.Struct("3i")
-_RECEIVE = 1 << 16
 _TRIES = 8
 _PAUSE = 0.01
 
@@ -125,6 +126,7 @@ class Client:
         self.timeout = timeout
         self.path = ""
         self.daemon: dict[str, Any] = {}
+        self._numbers = itertools.count(1)
         self._revive = revive
         self._patience = patience
         self._forget()
@@ -134,7 +136,6 @@ class Client:
         """Begin without a connection. In a forked child: the socket is the parent's, so only our copy is closed."""
         old: socket.socket | None = getattr(self, "_socket", None)
         self._socket: socket.socket | None = None
-        self._frames = Frames()
         self._halfway = False
         self._lock = allocate_lock()
         self._pid = os.getpid()
@@ -172,13 +173,13 @@ class Client:
 
         Args:
             verb: one of :data:`wdkmutex_shm.protocol.VERBS`.
-            params: the fields of the request.
+            params: the fields of the request, to which its number is added.
             timeout: seconds, the client's own by default.
             resend: send the request to another daemon than the one that may have carried it out already.
         """
         spec = VERBS.get(verb)
         if spec is not None and "request" in spec.optional:
-            params = {**params, "request": int.from_bytes(os.urandom(8), "big")}
+            params["request"] = next(self._numbers)
         return self._submit(verb, params, self.timeout if timeout is None else timeout, resend)
 
     def collect(self, verb: str, field: str) -> list[Any]:
@@ -223,7 +224,7 @@ class Client:
             self._forget()
         deadline = time.monotonic() + timeout
         lock = self._lock
-        if not lock.acquire(timeout=max(timeout, 0.0)):
+        if not (lock.acquire(False) or lock.acquire(timeout=max(timeout, 0.0))):
             return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
         asked: object = None  # the epoch of the first daemon that can have seen the request
         try:
@@ -259,26 +260,19 @@ class Client:
 
     def _exchange(self, request: bytes, deadline: float) -> bytes:
         """Send one frame and return the next one of the daemon's."""
-        sock, frames = self._socket, self._frames
+        sock = self._socket
         assert sock is not None
-        sent = False
         self._halfway = True  # should a signal handler raise from here on, the next reply is not the next call's
-        try:
-            sock.sendall(request)
-            sent = True
-            while (frame := frames.next()) is None:
-                data = sock.recv(_RECEIVE)
-                if not data:
-                    raise _LostError(sent)
-                frames.feed(data)
-                if frames.pending and time.monotonic() > deadline:
-                    raise TimeoutError
+        reply = exchange(sock.fileno(), request, int(deadline * 1e9), FRAME_CAP)
+        if type(reply) is bytes:
             self._halfway = False
-            return frame
-        except TimeoutError:
-            raise _LostError(sent, self._unavailable("it does not reply in time")) from None
-        except OSError:
-            raise _LostError(sent) from None
+            return reply
+        if reply == TOO_LONG:
+            raise ProtocolError(f"a reply that is empty, or of more than {FRAME_CAP} bytes, or followed by another")
+        late = reply in (LATE_UNSENT, LATE_REPLY)
+        raise _LostError(
+            sent=reply in (LOST, LATE_REPLY), final=self._unavailable("it does not reply in time") if late else None
+        )
 
     # --- the connection
 
@@ -287,7 +281,6 @@ class Client:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._frames = Frames()
 
     def _unavailable(self, why: str) -> DaemonUnavailable:
         return DaemonUnavailable(
@@ -302,11 +295,7 @@ class Client:
         """See to it that there is a connection, by a new daemon if that is ours to start."""
         if self._halfway:
             self._drop()
-        left = deadline - time.monotonic()
         if self._socket is not None:
-            limit = self._socket.gettimeout() or 0.0
-            if not 0.9 * limit <= left <= limit:  # setting it is a system call
-                self._socket.settimeout(max(left, 0.001))
             return
         revivals = _TRIES if self._revive is not None else 0
         until = min(deadline, time.monotonic() + self._patience) if self.daemon else 0.0
@@ -354,7 +343,6 @@ class Client:
     def _dial(self, path: str, deadline: float) -> bool:
         """Connect to one path and say hello. Tells whether a daemon of ours answered."""
         self.path = path
-        self._frames = Frames()
         self._socket = self._connected(path, deadline)
         if self._socket is None:
             return False

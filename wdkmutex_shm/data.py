@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from typing import NamedTuple
 
 from . import identity, shm
@@ -18,8 +19,8 @@ from .names import data_segment
 __all__ = [
     "PUNCH_BYTES",
     "DataHeader",
+    "adopt",
     "capacity_for",
-    "check",
     "create",
     "discard",
     "header_of",
@@ -33,6 +34,8 @@ __all__ = [
 PUNCH_BYTES = 1 << 20
 
 _MAGIC = 0x314154414D4B57
+_STAGED = _MAGIC ^ 0x53 << 56
+"""Magic of a segment that no slot has yet: a client made it for a registration."""
 _HEADER = struct.Struct("=QQQQQII16s")
 _PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -61,7 +64,7 @@ def capacity_for(length: int) -> int:
     return -(-total // _PAGE) * _PAGE - DATA_HEADER_BYTES
 
 
-def make(prefix: str, ident: int, capacity: int) -> int:
+def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> int:
     """Make the data segment ``ident`` with room for ``capacity`` bytes and return its file descriptor.
 
     Raises:
@@ -70,7 +73,8 @@ def make(prefix: str, ident: int, capacity: int) -> int:
     name = data_segment(prefix, ident)
     fd = shm.create(name, DATA_HEADER_BYTES + capacity)
     pid, start = identity.me()
-    header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    magic = _STAGED if staged else _MAGIC
+    header = _HEADER.pack(magic, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
     try:
         os.pwrite(fd, header, 0)
     except BaseException:
@@ -80,8 +84,8 @@ def make(prefix: str, ident: int, capacity: int) -> int:
     return fd
 
 
-def create(prefix: str, payload: bytes) -> int:
-    """Make a data segment that holds ``payload`` and return its id; a daemon adopts it on registration.
+def create(prefix: str, payload: bytes, *, staged: bool = False) -> int:
+    """Make a data segment that holds ``payload`` and return its id. A ``staged`` one is of no use until it is adopted.
 
     Raises:
         PagedPoolAllocFailed: no room; nothing is left behind.
@@ -89,7 +93,7 @@ def create(prefix: str, payload: bytes) -> int:
     ident = new_id()
     fd = -1
     try:
-        fd = make(prefix, ident, capacity_for(len(payload)))
+        fd = make(prefix, ident, capacity_for(len(payload)), staged=staged)
         view = memoryview(payload)
         offset = DATA_HEADER_BYTES
         while view:
@@ -115,7 +119,8 @@ def header_of(name: str, fd: int) -> DataHeader:
     if len(raw) < _HEADER.size:
         raise LayoutMismatch(f"data segment {name} has no header", name=name, field="size", found=len(raw))
     header = DataHeader(*_HEADER.unpack(raw))
-    for field, found, expected in (("magic", header.magic, _MAGIC), ("layout", header.layout, LAYOUT)):
+    magic = header.magic if header.magic == _STAGED else _MAGIC
+    for field, found, expected in (("magic", header.magic, magic), ("layout", header.layout, LAYOUT)):
         if found != expected:
             raise LayoutMismatch(
                 f"data segment {name}: {field} is {found:#x}, not {expected:#x}",
@@ -127,11 +132,11 @@ def header_of(name: str, fd: int) -> DataHeader:
     return header
 
 
-def check(prefix: str, ident: int, length: int) -> None:
-    """Check that the data segment ``ident`` exists, is ours, and has room for ``length`` bytes.
+def adopt(prefix: str, ident: int, length: int) -> None:
+    """Make a staged data segment one that a slot can have. Only one slot can: after this it is not staged any more.
 
     Raises:
-        ProtocolError: it does not exist, is of another layout, or is smaller than that.
+        ProtocolError: it does not exist, is of another layout, has no room for ``length`` bytes, or is not staged.
         SegmentRefused: it belongs to another user.
     """
     name = data_segment(prefix, ident)
@@ -142,12 +147,17 @@ def check(prefix: str, ident: int, length: int) -> None:
     try:
         header = header_of(name, fd)
         size = os.fstat(fd).st_size
+        if header.id != ident or not 0 <= length <= header.capacity or size < DATA_HEADER_BYTES + header.capacity:
+            raise ProtocolError(
+                f"data segment {name} cannot hold the {length} bytes that it is said to hold", name=name
+            )
+        if header.magic != _STAGED:
+            raise ProtocolError(f"data segment {name} belongs to a mutex already", name=name)
+        os.pwrite(fd, _MAGIC.to_bytes(8, sys.byteorder), 0)
     except LayoutMismatch as error:
         raise ProtocolError(str(error), name=name) from None
     finally:
         os.close(fd)
-    if header.id != ident or not 0 <= length <= header.capacity or size < DATA_HEADER_BYTES + header.capacity:
-        raise ProtocolError(f"data segment {name} cannot hold the {length} bytes that it is said to hold", name=name)
 
 
 def read(prefix: str, ident: int, length: int) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import session, verbs
 from .errors import GrtIsNull
+from .grt_many import GrtMany
 from .names import KIND_FAST, KIND_K, KIND_SECTION
 from .types import UNSET
 
@@ -34,7 +35,7 @@ def unregister_slot(
     return verbs.unregister_slot(session.client_of(instance), name, generation, segment, slot)
 
 
-class Grt:
+class Grt(GrtMany):
     """The global reference tracker. All of its methods are static; there is nothing to make an object of.
 
     Every method that takes a name raises :class:`InvalidName` for one that no mutex can have (it must be 1 to 104 bytes

@@ -5,45 +5,30 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from . import _tenant
+from . import _attach, _tenant
 from ._segment import SLOT_BYTES, Segment
 from .errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
 from .names import KIND_BOX, KIND_FAST, KIND_K, KIND_SECTION, KIND_WORDS
-from .pool import SlotRef, data_bytes, info_of
-from .types import SECTION, UNSET, Codec, codec_for, codec_of_tag
+from .types import KNOWN, SECTION, UNSET, Codec, codec_for, codec_of_tag
 
 if TYPE_CHECKING:
     from ._mutex import FastMutex, KMutex
     from ._section import CriticalSection
     from ._tenant import Snapshot
+    from .batches import Places
     from .box import Box
+    from .facts import Statistics
+    from .pool import SlotRef
 
-__all__ = ["Statistics", "attach"]
-
-
-class Statistics(NamedTuple):
-    """Counts of one mutex since it was made; see ``statistics()``.
-
-    Attributes:
-        acquisitions: how often the lock was had. contended: how often after waiting for it.
-        abandoned: how often its holder died. timeouts: how many waits ended without it.
-        commits: how often T was published. value_bytes: T's msgpack form.
-        pool_bytes: shared memory that the mutex takes.
-    """
-
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    value_bytes: int
-    pool_bytes: int
+__all__ = ["attach", "attach_at", "attach_many"]
 
 
 def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
     """Return the :class:`Statistics` of a slot's snapshot."""
+    from .facts import Statistics, data_bytes
+
     return Statistics(
         acquisitions=facts.acquisitions,
         contended=facts.contended,
@@ -92,6 +77,17 @@ def forget_segments() -> None:
     _kept.clear()
 
 
+def _segment(name: str, nonce: int) -> Segment | None:
+    """The pool segment of that name and nonce, mapped; None if it is gone."""
+    known = _kept.get(name)
+    if known is not None and known.nonce == nonce:
+        return known
+    try:
+        return _map(name, name[: name.rindex(".")], nonce)
+    except (FileNotFoundError, MutexDestroyed):
+        return None
+
+
 def _map(segment: str, prefix: str, nonce: int) -> Segment:
     """Map a pool segment; one of a private pool with the shared flock that keeps sweeps away."""
     private = ".@" in prefix
@@ -107,47 +103,87 @@ def _map(segment: str, prefix: str, nonce: int) -> Segment:
 
 
 def attach(
-    ref: SlotRef,
-    kind: int,
-    type: Any = UNSET,
-    name: str = "",
+    ref: SlotRef, kind: int, type: Any = UNSET, name: str = ""
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
-    """Return a handle to the mutex at ``ref``, mapping its segment if this process has not yet.
+    """As :func:`attach_at`, for the tenant at ``ref``."""
+    return attach_at(ref.segment, ref.nonce, ref.slot, ref.generation, kind, type, name)
+
+
+def attach_at(
+    segment: str, nonce: int, slot: int, generation: int, kind: int, type: Any = UNSET, name: str = ""
+) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
+    """Return a handle to a mutex, mapping its segment if this process has not yet.
 
     Args:
+        segment, nonce, slot, generation: where it lives, as a SlotRef says it.
         kind: what the caller takes it for. type: T the caller expects; unset, whatever it is.
 
     Raises:
         DowncastError: it is of another kind or T. MutexDestroyed: it is gone.
         LayoutMismatch, SegmentRefused: its segment cannot be used.
     """
-    from ._mutex import FastMutex, KMutex
-    from ._section import CriticalSection
-
-    prefix = ref.segment[: ref.segment.rindex(".")]
-    try:
-        segment = _map(ref.segment, prefix, ref.nonce)
-    except FileNotFoundError:
-        raise _destroyed(name) from None
-    facts = _tenant.snapshot(segment, ref.slot, ref.generation)
+    mapped = _segment(segment, nonce)
+    if mapped is None:
+        raise _destroyed(name)
+    wanted = None if type is UNSET else codec_for(type=type)
+    cls = class_of(kind)
+    handle = _attach.attach(cls, kind, wanted, KNOWN, mapped, slot, generation)
+    if handle is not None:
+        return handle  # type: ignore[no-any-return]
+    facts = _tenant.snapshot(mapped, slot, generation)
     if facts is None:
         raise _destroyed(name)
     if facts.kind != kind:
-        found, wanted = KIND_WORDS.get(facts.kind, "?"), KIND_WORDS.get(kind, "?")
-        raise DowncastError(f"{name!r} is a mutex of kind {found}, not {wanted}", name=name, found=found, wanted=wanted)
+        found, expected = KIND_WORDS.get(facts.kind, "?"), KIND_WORDS.get(kind, "?")
+        raise DowncastError(
+            f"{name!r} is a mutex of kind {found}, not {expected}", name=name, found=found, wanted=expected
+        )
     codec = codec_of_tag((facts.type_code, facts.type_hash, facts.label.encode()), type, name)
-    classes: dict[int, Any] = {KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection}
-    cls = classes[kind]
     handle = cls.__new__(cls)
-    handle._bind(segment, ref.slot, ref.generation, kind, codec)
+    handle._bind(mapped, slot, generation, kind, codec)
     return handle  # type: ignore[no-any-return]
+
+
+def attach_many(places: Places, kind: int, codecs: list[Codec] | None) -> tuple[list[Any], list[int]]:
+    """Return a handle to each of many mutexes, None where :func:`attach` would raise something or take longer.
+
+    Args:
+        codecs: of each mutex; None: of whatever each one is.
+
+    Returns:
+        The handles, and where among them there is None.
+    """
+    mapped = {number: _segment(*segment) for number, segment in places.segments.items()}
+    segments = {number: segment for number, segment in mapped.items() if segment is not None}
+    return _attach.attach_many(class_of(kind), kind, codecs, KNOWN, segments, places.words)
+
+
+def class_of(kind: int) -> Any:
+    """The class of handles to mutexes of a kind."""
+    if not _classes:
+        from ._mutex import FastMutex, KMutex
+        from ._section import CriticalSection
+
+        _classes.update({KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection})
+    return _classes[kind]
+
+
+def kind_of(cls: Any) -> int:
+    """The kind of mutex that a class of handles is for. Raises TypeError for any other class."""
+    for kind in (KIND_FAST, KIND_K, KIND_SECTION):
+        if class_of(kind) is cls:
+            return kind
+    raise TypeError(f"a kind of mutex is the class FastMutex, KMutex or CriticalSection, not {cls!r}")
+
+
+_classes: dict[int, Any] = {}
 
 
 def rebuild(
     segment: str, prefix: str, nonce: int, slot: int, generation: int, kind: int, type_: Any
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
     """Unpickle a handle."""
-    return attach(SlotRef(segment, nonce, slot, generation), kind, UNSET if type_ is None else type_)
+    return attach_at(segment, nonce, slot, generation, kind, UNSET if type_ is None else type_)
 
 
 def read_or_none(mutex: Any) -> Any:
@@ -168,6 +204,8 @@ def consume(mutex: Any, box_codec: Codec | None) -> Any:
         time.sleep(0.001)  # free, but promised to a waiter, who may be dead
         guard = mutex.try_lock()
     if guard is None:
+        from .facts import info_of
+
         info = info_of(_map_of(mutex), mutex.slot_index, mutex.generation)
         raise MutexBusy(
             f"mutex {name!r} cannot be consumed: its lock is held"

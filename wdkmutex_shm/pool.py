@@ -10,17 +10,23 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import _tenant, shm
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, PagedPoolAllocFailed
-from .names import KIND_WORDS, data_ident, data_segment, pool_segment
-from .types import TypeTag
+from .names import data_ident, pool_segment
 
-__all__ = ["Pool", "PoolStats", "SlotInfo", "SlotRef"]
+if TYPE_CHECKING:
+    from .facts import SlotInfo
+    from .types import TypeTag
+
+__all__ = ["Pool", "PoolStats", "SlotRef"]
 
 _MOST_SLOTS = 16384
+_RESIDENT_BYTES = 64 << 20
+_TOUCHES = 4096  # the kernel maps up to 64 KiB around each
 
 
 class SlotRef(NamedTuple):
@@ -37,38 +43,6 @@ class SlotRef(NamedTuple):
     generation: int
 
 
-class SlotInfo(NamedTuple):
-    """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
-
-    Attributes:
-        name, kind, label: the mutex's name, kind (``fast``, ``k``, ``section``) and T.
-        value_bytes: bytes of T in msgpack form. pool_bytes: shared memory that the mutex takes.
-        state: ``free``, ``held`` or ``abandoned`` (its holder died and nobody took it over yet).
-        owner_pid, owner_tid: the holder. held_for: seconds since the hold was first seen, a lower bound.
-        acquisitions, contended, abandoned, timeouts, commits: counts since registration.
-        abandoned_pid: the last holder that died. segment, slot, generation: where it lives.
-    """
-
-    name: str
-    kind: str
-    label: str
-    value_bytes: int
-    pool_bytes: int
-    state: str
-    owner_pid: int | None
-    owner_tid: int | None
-    held_for: float | None
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    abandoned_pid: int | None
-    segment: str
-    slot: int
-    generation: int
-
-
 class PoolStats(NamedTuple):
     """Totals of a pool: segments, slots in them, slots in use and in quarantine, bytes of segments and of data."""
 
@@ -78,46 +52,6 @@ class PoolStats(NamedTuple):
     quarantined: int
     pool_bytes: int
     data_bytes: int
-
-
-def data_bytes(prefix: str, idents: tuple[int, ...]) -> int:
-    """Return the bytes of shared memory behind the data segments ``idents``."""
-    total = 0
-    for ident in idents:
-        if ident:
-            try:
-                total += os.stat(shm.FOLDER + data_segment(prefix, ident)).st_size
-            except OSError:
-                continue
-    return total
-
-
-def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
-    """Return the :class:`SlotInfo` of a tenant, or None when its generation has moved on."""
-    facts = _tenant.snapshot(segment, slot, generation)
-    if facts is None:
-        return None
-    owner, dead = facts.owner, facts.abandoned_pid
-    return SlotInfo(
-        name=facts.name,
-        kind=KIND_WORDS.get(facts.kind, f"kind {facts.kind}"),
-        label=facts.label,
-        value_bytes=facts.value_bytes,
-        pool_bytes=SLOT_BYTES + data_bytes(segment.prefix, facts.data_ids),
-        state=facts.state,
-        owner_pid=owner >> 32 or None,
-        owner_tid=owner & 0xFFFFFFFF or None,
-        held_for=facts.held_for,
-        acquisitions=facts.acquisitions,
-        contended=facts.contended,
-        abandoned=facts.abandoned,
-        timeouts=facts.timeouts,
-        commits=facts.commits,
-        abandoned_pid=dead or None,
-        segment=segment.name,
-        slot=slot,
-        generation=generation,
-    )
 
 
 class Pool:
@@ -138,6 +72,8 @@ class Pool:
         self._free: list[tuple[Segment, int]] = []
         self._quarantine: list[tuple[Segment, int]] = []
         self._used = 0
+        self._bytes = 0
+        self._touched = 0
 
     @classmethod
     def open(cls, prefix: str, *, create: bool = True) -> Pool:
@@ -176,14 +112,16 @@ class Pool:
             number += 1
         for name in names - {segment.name for segment in self.segments}:
             self._remove_stray(name)
+        top = 0
         for segment in self.segments:
             fresh, used = _tenant.vacant(segment)
+            top = max(top, _tenant.top_serial(segment))
             self._free.extend((segment, index) for index in fresh)
             self._quarantine.extend((segment, index) for index in used)
             self._used += segment.count - len(fresh) - len(used)
-        self._reclaim()
+            self.trim(segment)
+        self.reclaim()
         if self.segments:
-            top = max((serial for _, _, serial in self.tenants()), default=0)
             self.segments[0].raise_serial(top)
 
     def _remove_stray(self, name: str) -> None:
@@ -197,6 +135,7 @@ class Pool:
     def _add(self, segment: Segment) -> None:
         self._by_name[segment.name] = segment
         self.segments.append(segment)
+        self._bytes += segment.size_bytes
 
     def _next_number(self) -> int:
         return len(self.segments)
@@ -220,9 +159,12 @@ class Pool:
                 if name not in self._by_name and not isinstance(error, FileExistsError):
                     shm.unlink(name)
                 raise
-        self._free.extend((segment, index) for index in range(segment.count - 1, -1, -1))
+        for full in self.segments[-2:-1]:
+            self.trim(full)
+        self._free.extend(zip(repeat(segment), range(segment.count - 1, -1, -1)))
 
-    def _reclaim(self) -> None:
+    def reclaim(self) -> int:
+        """Take back what can leave quarantine. Returns how many slots cannot."""
         # Only steps that are whole by themselves: in a private pool, finalizers put slots here at any moment.
         held: list[tuple[Segment, int]] = []
         for _ in range(len(self._quarantine)):
@@ -232,6 +174,7 @@ class Pool:
             else:
                 held.append((segment, index))
         self._quarantine.extend(held)
+        return len(held)
 
     def allocate(
         self, name: bytes, kind: int, tag: TypeTag, payload: bytes, data: tuple[int, int] | None = None
@@ -250,9 +193,9 @@ class Pool:
         code, hashed, label = tag
         ident, length = data or (0, 0)
         if not self._free:
-            self._reclaim()
+            self.reclaim()
         while True:
-            serial = self.segments[0].take_serial() if self.segments else 0
+            serial = self.segments[0].take_serials(1) if self.segments else 0
             place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
             if place is not None:
                 break
@@ -260,6 +203,31 @@ class Pool:
         segment, index, generation = place
         self._used += 1
         return SlotRef(segment.name, segment.nonce, index, generation)
+
+    def allocate_many(
+        self, names: list[bytes], kind: int, tags: list[TypeTag], which: list[int], payloads: list[bytes]
+    ) -> list[int]:
+        """Make mutexes of one kind, all of them or none. Each T fits into its slot.
+
+        Args:
+            names: checked bytes of their names.
+            kind: one of ``names.KIND_*``. tags: T of all of them. which: index into ``tags`` for each.
+            payloads: each T's msgpack bytes.
+
+        Returns:
+            Where each lives, as segment number << 24 | slot.
+
+        Raises:
+            PagedPoolAllocFailed: no room for all of them.
+        """
+        if len(self._free) < len(names):
+            self.reclaim()
+        while len(self._free) < len(names):
+            self._grow()
+        serial = self.segments[0].take_serials(len(names))
+        places = _tenant.occupy_many(self._free, names, kind, tags, which, payloads, serial)
+        self._used += len(names)
+        return places
 
     def segment_of(self, ref: SlotRef) -> Segment:
         """Return the segment that a place allocated here is in."""
@@ -302,6 +270,8 @@ class Pool:
 
     def info(self, ref: SlotRef) -> SlotInfo | None:
         """Return what the mutex tells without its lock, or None when it is gone."""
+        from .facts import info_of
+
         segment = self._by_name.get(ref.segment)
         if segment is None or segment.nonce != ref.nonce:
             return None
@@ -309,10 +279,29 @@ class Pool:
 
     def look(self) -> int:
         """Housekeeping: reclaim what left quarantine, stamp the locks that are held. Returns slots in quarantine."""
-        self._reclaim()
         for segment in self.segments:
-            _tenant.stamp(segment)
-        return len(self._quarantine)
+            self.look_at(segment)
+        return self.reclaim()
+
+    def look_at(self, segment: Segment) -> set[int]:
+        """Stamp the locks of a segment that are held. Returns the ids of the data segments of its mutexes."""
+        _tenant.stamp(segment)
+        found = _tenant.references(segment)
+        self.trim(segment)
+        return found
+
+    def trim(self, segment: Segment) -> None:
+        """Let the pages of a segment go that were looked at, where all of them would take too much memory."""
+        if self._bytes > _RESIDENT_BYTES:
+            segment.trim()
+
+    def touched(self, slots: int) -> None:
+        """Count slots that were looked at, here and there; after enough of them, let go of the pages of all."""
+        self._touched += slots
+        if self._touched > _TOUCHES:
+            self._touched = 0
+            for segment in self.segments:
+                self.trim(segment)
 
     def references(self) -> set[int]:
         """Return the ids of the data segments that belong to mutexes of the pool."""
@@ -329,7 +318,7 @@ class Pool:
             used=self._used,
             quarantined=len(self._quarantine),
             pool_bytes=sum(HEADER_BYTES + segment.count * SLOT_BYTES for segment in self.segments),
-            data_bytes=data_bytes(self.prefix, tuple(self.references())),
+            data_bytes=shm.size_of(self.prefix + ".d"),
         )
 
     def destroy(self) -> int:
@@ -341,8 +330,12 @@ class Pool:
             return 0
         self.segments[0].flag_destroyed()
         destroyed = 0
-        for _, ref, _ in self.tenants():
-            destroyed += self.free(ref)
+        for segment in self.segments:
+            ended, with_data = _tenant.vacate_all(segment)
+            destroyed += ended
+            for index in with_data:
+                _tenant.reclaim(segment, index)
+            self.trim(segment)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]
         for name in (*left, *(segment.name for segment in reversed(self.segments))):
@@ -353,7 +346,7 @@ class Pool:
         self._by_name.clear()
         self._free.clear()
         self._quarantine.clear()
-        self._used = 0
+        self._used = self._bytes = 0
         return destroyed
 
     def set_server(self, pid: int, socket_path: str) -> None:

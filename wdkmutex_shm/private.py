@@ -44,7 +44,7 @@ class PrivatePool(Pool):
         for segment in self.segments:
             vacated = ((segment, index) for index in _tenant.vacant(segment)[1])
             self._quarantine.extend(place for place in vacated if place not in listed)
-        self._reclaim()
+        self.reclaim()
         if self._free:
             return
         super()._grow()

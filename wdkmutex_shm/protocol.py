@@ -4,8 +4,8 @@ A frame is a length (4 bytes, big endian, at most :data:`FRAME_CAP`) and that ma
 ``[verb, {field: value}]``, a reply ``[true, {field: value}]`` or ``[false, {"error", "message", "facts"}]``. Replies
 come in the order of the requests. The first request of a connection is ``hello``.
 
-A request that changes something carries ``request``, a random number of 64 bits. The daemon remembers the last reply of
-each client session under it: a client whose connection broke sends the same request again and is given the
+A request that changes something carries ``request``, a number that its session uses once. The daemon remembers the last
+reply of each client session under it: a client whose connection broke sends the same request again and is given the
 same reply, so that nothing is done twice and a success is not mistaken for somebody else's.
 
 Decoding is bounded: whatever bytes arrive, it ends in a message or in :class:`ProtocolError`.
@@ -13,6 +13,7 @@ Decoding is bounded: whatever bytes arrive, it ends in a message or in :class:`P
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -34,6 +35,7 @@ __all__ = [
     "Register",
     "Verb",
     "check_request",
+    "check_tag",
     "decode_reply",
     "decode_request",
     "encode_error",
@@ -42,7 +44,7 @@ __all__ = [
     "error_from",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of everything in this module; the two sides of a connection must agree on it."""
 
 FRAME_CAP = 1 << 20
@@ -63,9 +65,11 @@ LABEL_BYTES = 24
 READY = b"ready"
 """What a daemon that was started with ``--ready-fd`` writes there when it serves; else the frame of an error reply."""
 
+_LENGTH = struct.Struct("!I")
 _MAX_ITEMS = 4096
 _MAX_FIELDS = 64
 _MAX_TEXT = 4096
+_MOST_SHAPES = 256
 
 
 # --- frames
@@ -74,7 +78,7 @@ _MAX_TEXT = 4096
 def _framed(body: bytes) -> bytes:
     if len(body) > FRAME_CAP:
         raise ProtocolError(f"a message of {len(body)} bytes is over the cap of {FRAME_CAP} bytes")
-    return len(body).to_bytes(4, "big") + body
+    return _LENGTH.pack(len(body)) + body
 
 
 class Frames:
@@ -86,7 +90,7 @@ class Frames:
         self._buffer = bytearray()
         self._start = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream."""
         if self._start:
             del self._buffer[: self._start]
@@ -107,7 +111,7 @@ class Frames:
         buffer, start = self._buffer, self._start
         if len(buffer) - start < 4:
             return None
-        length = int.from_bytes(buffer[start : start + 4], "big")
+        (length,) = _LENGTH.unpack_from(buffer, start)
         if not 0 < length <= FRAME_CAP:
             raise ProtocolError(f"a frame of {length} bytes; 1 to {FRAME_CAP} are allowed")
         end = start + 4 + length
@@ -117,9 +121,12 @@ class Frames:
         return bytes(buffer[start + 4 : end])
 
 
+_packer = msgpack.Packer()  # one for all: what it does is one step for other threads and for signal handlers
+
+
 def _pack(message: list[Any]) -> bytes:
     try:
-        return _framed(msgpack.packb(message))
+        return _framed(_packer.pack(message))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"this cannot be put into a message: {error}") from None
 
@@ -165,7 +172,12 @@ VERBS: dict[str, Verb] = {
         {"name": (str,), "kind": (int,), "mode": (str,), "tag": (list,), "payload": (bytes,), "data": (list, _NONE)},
         _CHANGE,
     ),
+    "register_many": Verb(
+        {"names": (list,), "kind": (int,), "mode": (str,), "tags": (list,), "which": (list,), "payloads": (list,)},
+        _CHANGE,
+    ),
     "get": Verb({"name": (str,)}, {}),
+    "get_many": Verb({"names": (list,)}, {}),
     "unregister": Verb({"name": (str,)}, {"generation": (int,), "segment": (str,), "slot": (int,), **_CHANGE}),
     "discard": Verb({"data": (int,)}, {}),
     "names": Verb({}, _PAGE),
@@ -179,12 +191,19 @@ VERBS: dict[str, Verb] = {
 """Every verb. Their replies are described where they are answered, in the daemon's handlers."""
 
 
+_good_shapes: set[tuple[object, ...]] = set()
+"""Verb, fields and their types of requests that were good: looking them up is all that most requests need."""
+
+
 def check_request(verb: str, params: dict[str, Any]) -> None:
     """Check a request's verb and the types of its fields.
 
     Raises:
         ProtocolError: there is no such verb, or a field is missing, unknown or of a type that it cannot have.
     """
+    shape = (verb, *params, *map(type, params.values()))
+    if shape in _good_shapes:
+        return
     spec = VERBS.get(verb)
     if spec is None:
         raise ProtocolError(f"no verb {verb[:64]!r}", name=verb[:64])
@@ -201,6 +220,8 @@ def check_request(verb: str, params: dict[str, Any]) -> None:
                 raise ProtocolError(f"{verb}: unknown field {field[:64]!r}", name=verb)
             if type(value) not in spec.optional[field]:
                 raise ProtocolError(f"{verb}: field {field!r} is of a wrong type", name=verb)
+    if len(_good_shapes) < _MOST_SHAPES:
+        _good_shapes.add(shape)
 
 
 def encode_request(verb: str, params: dict[str, Any]) -> bytes:
@@ -219,6 +240,16 @@ def decode_request(frame: bytes) -> tuple[str, dict[str, Any]]:
     return verb, params
 
 
+def check_tag(tag: Any) -> tuple[int, int, bytes]:
+    """The code, hash and label that a tag in a request is made of. Raises ProtocolError if it is not."""
+    if type(tag) is not list or list(map(type, tag)) != [int, int, bytes]:
+        raise ProtocolError("a tag is a code, a hash and a label")
+    code, digest, label = tag
+    if not (0 <= code < 1 << 8 and 0 <= digest < 1 << 64 and len(label) <= LABEL_BYTES):
+        raise ProtocolError("a part of the tag is out of range")
+    return code, digest, label
+
+
 class Register(NamedTuple):
     """The fields of ``register``, for the one verb that has many.
 
@@ -226,7 +257,7 @@ class Register(NamedTuple):
         name: name of the mutex.
         kind: one of the ``KIND_*`` numbers.
         mode: one of :data:`MODES`.
-        code, digest, label: the parts of T's tag.
+        tag: T's code, hash and label.
         payload: the encoded first T, empty when it is in a data segment.
         data: id and length (bytes) of the data segment that holds the first T, else None.
     """
@@ -234,9 +265,7 @@ class Register(NamedTuple):
     name: str
     kind: int
     mode: str
-    code: int
-    digest: int
-    label: bytes
+    tag: tuple[int, int, bytes]
     payload: bytes
     data: tuple[int, int] | None
 
@@ -246,9 +275,9 @@ class Register(NamedTuple):
             "name": self.name,
             "kind": self.kind,
             "mode": self.mode,
-            "tag": [self.code, self.digest, self.label],
+            "tag": self.tag,
             "payload": self.payload,
-            "data": None if self.data is None else list(self.data),
+            "data": self.data,
         }
 
     @classmethod
@@ -261,11 +290,6 @@ class Register(NamedTuple):
         tag, data, mode, kind = params["tag"], params["data"], params["mode"], params["kind"]
         if mode not in MODES or not 1 <= kind <= 3:
             raise ProtocolError(f"register: no kind {kind} or mode {mode[:32]!r}")
-        if [type(part) for part in tag] != [int, int, bytes]:
-            raise ProtocolError("register: a tag is a code, a hash and a label")
-        code, digest, label = tag
-        if not (0 <= code < 1 << 8 and 0 <= digest < 1 << 64 and len(label) <= LABEL_BYTES):
-            raise ProtocolError("register: a part of the tag is out of range")
         if data is not None:
             if [type(part) for part in data] != [int, int] or not (0 < data[0] < 1 << 64 and 0 < data[1] < 1 << 48):
                 raise ProtocolError("register: data is the id and the length of a data segment")
@@ -274,7 +298,7 @@ class Register(NamedTuple):
             data = (data[0], data[1])
         elif not 1 <= len(params["payload"]) <= INLINE_BYTES:
             raise ProtocolError(f"register: T in a message has 1 to {INLINE_BYTES} bytes, a larger one a data segment")
-        return cls(params["name"], kind, mode, code, digest, label, params["payload"], data)
+        return cls(params["name"], kind, mode, check_tag(tag), params["payload"], data)
 
 
 # --- replies

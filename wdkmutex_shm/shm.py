@@ -13,7 +13,7 @@ import posix_ipc
 from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
 
-__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -132,6 +132,19 @@ def listing(prefix: str) -> list[str]:
     """Return the names of all segments that begin with ``prefix``, sorted (POSIX has no call for this)."""
     start = prefix.lstrip("/")
     return sorted("/" + entry for entry in os.listdir(FOLDER) if entry.startswith(start))
+
+
+def size_of(prefix: str) -> int:
+    """Return how many bytes the segments have together whose names begin with ``prefix``."""
+    start, total = prefix.lstrip("/"), 0
+    with os.scandir(FOLDER) as entries:
+        for entry in entries:
+            if entry.name.startswith(start):
+                try:
+                    total += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue
+    return total
 
 
 def punch(fd: int, offset: int, length: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Set
 
 from . import data, identity, shm
 from ._segment import Segment, attached_segments
@@ -142,33 +143,31 @@ def _mapped_elsewhere(names: list[str]) -> bool:
     return False
 
 
-def orphan_data(pool: Pool) -> list[str]:
+def orphan_data(pool: Pool, known: Set[int] = frozenset()) -> list[str]:
     """Remove the data segments of an instance that belong to no mutex and whose maker is dead. Returns their names.
 
     What a client made for a registration, or a holder for a commit, that never came about. For the daemon only.
+
+    Args:
+        pool: the instance's.
+        known: ids of data segments that mutexes had a moment ago; this does not look at them.
     """
-    removed: list[str] = []
-    names = shm.listing(pool.prefix + ".d")
-    if not names:
-        return removed
-    references = pool.references()
-    for name in names:
-        ident = data_ident(pool.prefix, name)
-        if ident is None or ident in references:
-            continue
-        try:
-            fd = shm.open_segment(name)
-        except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
-            continue
-        try:
-            if _maker_is_dead(name, fd) and shm.unlink(name):
-                removed.append(name)
-        finally:
-            os.close(fd)
-    return removed
+    dead = [
+        (ident, name)
+        for name in shm.listing(pool.prefix + ".d")
+        if (ident := data_ident(pool.prefix, name)) is not None and ident not in known and _maker_is_dead(name)
+    ]
+    if not dead:
+        return []
+    references = pool.references()  # once their makers are dead, nobody can give these to a mutex any more
+    return [name for ident, name in dead if ident not in references and shm.unlink(name)]
 
 
-def _maker_is_dead(name: str, fd: int) -> bool:
+def _maker_is_dead(name: str) -> bool:
+    try:
+        fd = shm.open_segment(name)
+    except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
+        return False
     try:
         header = data.header_of(name, fd)
     except LayoutMismatch:
@@ -176,6 +175,8 @@ def _maker_is_dead(name: str, fd: int) -> bool:
         import time
 
         return time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
+    finally:
+        os.close(fd)
     if (header.boot_id, header.pid_namespace) != (identity.boot_id(), identity.pid_namespace()):
         return False
     return identity.is_dead(header.creator_pid, header.creator_start)

@@ -23,7 +23,7 @@ import msgpack
 from ._codec import HOLDS, Codec, pack, unpack
 from .errors import DowncastError
 
-__all__ = ["ANY", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
+__all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
 
 
 class Unset:
@@ -67,6 +67,10 @@ _PLAIN: dict[Any, Codec] = {
 }
 _PLAIN[list] = _plain(_T_LIST, "list", list, mutable=True)
 _PLAIN[dict] = _plain(_T_DICT, "dict", dict, mutable=True)
+
+
+#: The codecs that a slot's code alone tells.
+KNOWN: dict[int, Codec] = {codec.code: codec for codec in (ANY, SECTION, *_PLAIN.values())}
 
 
 def _full_name(kind: Any) -> str:
@@ -220,11 +224,9 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
                 wanted=wanted.label.decode(),
             )
         return wanted
-    if code == _T_SECTION:
-        return SECTION
+    known = KNOWN.get(code)
+    if known is not None:
+        return known
     if code == _T_TYPED:
         return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=_unpack_frozen, mutable=True, frozen=True)
-    for codec in (ANY, *_PLAIN.values()):
-        if codec.code == code:
-            return codec
     raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not know", name=name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._thread import current_level
 from .errors import (
     DaemonUnavailable,
     GrtIsEmpty,
@@ -21,20 +22,33 @@ from .errors import (
     KeyNotFound,
     MutexDestroyed,
 )
-from .irql import Irql, current_irql
+from .handles import attach_at
+from .irql import Irql
 from .names import INLINE_BYTES, KIND_FAST, KIND_SECTION, check_name, instance_prefix
+from .protocol import Register
 from .types import SECTION, UNSET, codec_for
 
 if TYPE_CHECKING:
     from .client import Client
     from .types import Codec
 
-__all__ = ["create", "create_section", "destroy", "get", "names", "register", "unregister", "unregister_slot"]
+__all__ = [
+    "NIL",
+    "check_level",
+    "create",
+    "create_section",
+    "destroy",
+    "get",
+    "names",
+    "register",
+    "unregister",
+    "unregister_slot",
+]
+
+NIL = b"\xc0"
+"""What a CriticalSection has in T's place."""
 
 _TRIES = 16
-_NIL = b"\xc0"
-
-
 _PAUSE = 0.002
 
 
@@ -64,11 +78,7 @@ def get(client: Client, name: str, kind: int, wanted: Any = UNSET) -> Any:
 
 
 def _attach(body: dict[str, Any], kind: int, wanted: Any, name: str) -> Any:
-    from .handles import attach
-    from .pool import SlotRef
-
-    ref = SlotRef(body["segment"], body["nonce"], body["slot"], body["generation"])
-    return attach(ref, kind, wanted, name)
+    return attach_at(body["segment"], body["nonce"], body["slot"], body["generation"], kind, wanted, name)
 
 
 def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any) -> Any:
@@ -78,22 +88,27 @@ def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any)
         IrqlTooHigh: a FastMutex cannot be made at the thread's level.
         TypeError, OverflowError: msgpack cannot hold ``v``, or it is not a ``wanted``.
     """
-    if kind == KIND_FAST and (level := current_irql()) > Irql.DISPATCH:
-        raise IrqlTooHigh(
-            f"a FastMutex can be made up to DISPATCH ({int(Irql.DISPATCH)}) and this thread is at {level}; make it in "
-            "another thread, or make a KMutex",
-            name=name,
-            level=int(level),
-            limit=int(Irql.DISPATCH),
-            operation="register_fast_mutex",
-        )
+    check_level(kind, "register_fast_mutex", name)
     codec = codec_for(v, wanted)
     return register(client, name, kind, mode, codec, codec.encode(v), codec.type)
 
 
+def check_level(kind: int, operation: str, name: str = "") -> None:
+    """Raise IrqlTooHigh if a mutex of that kind cannot be made at the thread's level."""
+    if kind == KIND_FAST and (level := current_level()) > Irql.DISPATCH:
+        raise IrqlTooHigh(
+            f"a FastMutex can be made up to DISPATCH ({int(Irql.DISPATCH)}) and this thread is at {level}; make it in "
+            "another thread, or make a KMutex",
+            name=name,
+            level=level,
+            limit=int(Irql.DISPATCH),
+            operation=operation,
+        )
+
+
 def create_section(client: Client, name: str, mode: str) -> Any:
     """Register a CriticalSection. Arguments and errors as :func:`register`."""
-    return register(client, name, KIND_SECTION, mode, SECTION, _NIL, UNSET)
+    return register(client, name, KIND_SECTION, mode, SECTION, NIL, UNSET)
 
 
 def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payload: bytes, wanted: Any) -> Any:
@@ -115,10 +130,8 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
         DowncastError: the name is taken by another kind or T (``get_or_register``).
         MutexDestroyed: another process has overwritten the name already.
     """
-    from .protocol import Register
-
     check_name(name)
-    request = Register(name, kind, mode, codec.code, codec.type_hash, codec.label, payload, None)
+    request = Register(name, kind, mode, codec.tag, payload, None)
     large = len(payload) > INLINE_BYTES
     deadline = time.monotonic() + client.timeout
     while True:
@@ -136,7 +149,7 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
             time.sleep(_PAUSE)
 
 
-def _register_small(client: Client, request: Any) -> dict[str, Any]:
+def _register_small(client: Client, request: Register) -> dict[str, Any]:
     reply = client.submit("register", request.params())
     if reply.error is None:
         assert reply.body is not None
@@ -153,13 +166,13 @@ def _register_small(client: Client, request: Any) -> dict[str, Any]:
     raise reply.error
 
 
-def _register_large(client: Client, request: Any) -> dict[str, Any]:
+def _register_large(client: Client, request: Register) -> dict[str, Any]:
     from . import data
 
     prefix = instance_prefix(client.instance)
     client.open()  # where there is no Grt, nothing is made for it
     for _ in range(_TRIES):
-        ident = data.create(prefix, request.payload)
+        ident = data.create(prefix, request.payload, staged=True)
         staged = request._replace(payload=b"", data=(ident, len(request.payload)))
         # Interrupted in here (Ctrl-C), it may be adopted or not: what is not is swept after this process has ended.
         reply = client.submit("register", staged.params(), resend=False)

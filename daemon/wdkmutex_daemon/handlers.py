@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from wdkmutex_shm import data as data_segments
+from wdkmutex_shm.batches import RegisterMany, check_names
 from wdkmutex_shm.errors import KeyNotFound, ProtocolError
+from wdkmutex_shm.facts import SlotInfo
 from wdkmutex_shm.names import check_name
-from wdkmutex_shm.pool import SlotInfo, SlotRef
+from wdkmutex_shm.pool import SlotRef
 from wdkmutex_shm.protocol import LIST_PAGE, NAMES_PAGE, PROTOCOL, Register
 
 if TYPE_CHECKING:
@@ -52,15 +54,35 @@ def _where(ref: SlotRef) -> _Fields:
 def register(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """Register a mutex. Reply: ``segment``, ``nonce``, ``slot``, ``generation``, and ``created``."""
     request = Register.parse(params)
-    tag = (request.code, request.digest, request.label)
     name = check_name(request.name)
-    ref, created = service.registry.register(name, request.kind, request.mode, tag, request.payload, request.data)
+    ref, created = service.registry.register(
+        name, request.kind, request.mode, request.tag, request.payload, request.data
+    )
     return {**_where(ref), "created": created}
+
+
+def register_many(service: Service, connection: Connection, params: _Fields) -> _Fields:
+    """Register many mutexes, or none of them. Reply: ``segments`` and ``places``, see Places."""
+    names = check_names("register_many", params["names"])
+    return _places(service, service.registry.register_many(RegisterMany.parse(params), names))
+
+
+def _places(service: Service, found: tuple[bytes, set[int]]) -> _Fields:
+    words, numbers = found
+    segments = service.registry.pool.segments
+    named = [[number, segments[number].name, segments[number].nonce] for number in numbers]
+    return {"segments": named, "places": words}
 
 
 def get(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """Find a mutex. Reply: ``segment``, ``nonce``, ``slot``, ``generation``."""
     return _where(service.registry.find(check_name(params["name"])))
+
+
+def get_many(service: Service, connection: Connection, params: _Fields) -> _Fields:
+    """Find many mutexes. Reply: ``segments`` and ``places``, see Places; ``known``, how many names there are at all."""
+    found = service.registry.find_many(check_names("get_many", params["names"]))
+    return {**_places(service, found), "known": len(service.registry)}
 
 
 def unregister(service: Service, connection: Connection, params: _Fields) -> _Fields:
@@ -185,7 +207,9 @@ def stop(service: Service, connection: Connection, params: _Fields) -> _Fields:
 HANDLERS: dict[str, Callable[[Service, Connection, _Fields], _Fields]] = {
     "hello": hello,
     "register": register,
+    "register_many": register_many,
     "get": get,
+    "get_many": get_many,
     "unregister": unregister,
     "discard": discard,
     "names": names,

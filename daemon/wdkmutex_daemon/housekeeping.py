@@ -2,6 +2,9 @@
 
 It looks at its slots (frees those whose lock was still held when their mutex went, notes since when a lock is
 held) and removes what dead processes left: their private pools, and data segments that no slot means.
+
+Of a large pool it looks at one segment at a time and serves clients in between, and it lets go of the pages that it has
+looked at: a million mutexes are half a gigabyte, which is not to count as the daemon's memory too.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from wdkmutex_shm import sweep
@@ -50,9 +53,14 @@ class Housekeeping:
         self._pool = pool
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(_EVERY, self._round)
+        self._timer: asyncio.TimerHandle | None = None
+        self._next(self._round(), _EVERY)
 
-    def _round(self) -> None:
+    def _next(self, steps: Iterator[None], seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._step, steps)
+
+    def _step(self, steps: Iterator[None]) -> None:
+        """Go one step further in a round, or begin the next one."""
         begun = time.monotonic()
         lost = self._lost()
         if lost is not None:
@@ -60,15 +68,30 @@ class Housekeeping:
             log.critical("%s was removed: this daemon ends, and the next one goes on from the segments", lost)
             self._service.stop()
             return
+        pause = 0.0
         try:
-            self._service.end_stalled()
-            swept = sweep_now(self._pool)
-            if swept["pools"] or swept["data"]:
-                log.info("swept %d private pools and %d data segments", len(swept["pools"]), len(swept["data"]))
+            next(steps)
+        except StopIteration:
+            steps, pause = self._round(), _EVERY
         except Exception:
             log.exception("housekeeping failed; it is tried again")
-        took = time.monotonic() - begun
-        self._timer = self._loop.call_later(max(_EVERY, took / _SHARE), self._round)
+            steps, pause = self._round(), _EVERY
+        self._next(steps, max(pause, (time.monotonic() - begun) / _SHARE))
+
+    def _round(self) -> Iterator[None]:
+        """One round, step by step."""
+        pool = self._pool
+        self._service.end_stalled()
+        pool.reclaim()
+        pools = sweep.dead_private_pools()
+        yield
+        spoken: set[int] = set()
+        for segment in list(pool.segments):
+            spoken |= pool.look_at(segment)
+            yield
+        data = sweep.orphan_data(pool, spoken)
+        if pools or data:
+            log.info("swept %d private pools and %d data segments", len(pools), len(data))
 
     def stop(self) -> None:
         """No further round."""

@@ -19,7 +19,6 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from wdkmutex_shm import paths, shm
 from wdkmutex_shm.client import Client
@@ -31,10 +30,12 @@ from wdkmutex_shm.protocol import READY, encode_error
 
 from . import systemd
 from .claim import PoolClaim, ServedAlreadyError
+from .door import Door
+from .eager import EagerSelector
 from .housekeeping import Housekeeping, sweep_now
 from .logs import set_up_log
 from .registry import Registry
-from .server import Connection, Service
+from .server import Service
 
 __all__ = ["serve"]
 
@@ -151,7 +152,11 @@ class _Life:
         try:
             with self._take_socket() as sock, self._claimed_pool() as pool:
                 pool.set_server(os.getpid(), self._path)
-                asyncio.run(self._serve(sock, Registry(pool, self.instance)))
+                loop = asyncio.SelectorEventLoop(EagerSelector())
+                try:
+                    loop.run_until_complete(self._serve(sock, Registry(pool, self.instance)))
+                finally:
+                    loop.close()
         finally:
             self._retire(False)
 
@@ -273,9 +278,7 @@ class _Life:
         service = Service(self.instance, self._path, registry, lambda: sweep_now(pool), self._retire)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)
-        # Python 3.13 would remove the socket's path by itself, also the one that is systemd's.
-        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        server = await loop.create_unix_server(lambda: Connection(service), sock=sock, backlog=_BACKLOG, **keep)
+        door = Door(service, sock)
         segment = shm.FOLDER + pool.segments[0].name
         made = os.lstat(segment)
         housekeeping = Housekeeping(service, pool, lambda: self._what_is_lost(segment, (made.st_dev, made.st_ino)))
@@ -286,7 +289,7 @@ class _Life:
         await service.ended.wait()
         systemd.notify("STOPPING=1")
         housekeeping.stop()
-        server.close()
+        door.close()
         for connection in list(service.connections):
             connection.end()
         deadline = loop.time() + _LAST_REPLIES_SECONDS

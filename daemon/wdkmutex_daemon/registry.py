@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from wdkmutex_shm import _tenant, data
-from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound, ProtocolError
+from wdkmutex_shm._segment import Segment
+from wdkmutex_shm.batches import RegisterMany
+from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound
 from wdkmutex_shm.pool import Pool, SlotRef
 
 __all__ = ["Registry"]
 
 _SLOT_BITS = 24
-_SEGMENT_BITS = 16
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
-_SEGMENT_MASK = (1 << _SEGMENT_BITS) - 1
 
 
 class Registry:
@@ -43,39 +43,36 @@ class Registry:
         A daemon that was killed while it replaced a mutex leaves two tenants of one name: the one that was registered
         later is the name's, and the other is freed now, as it was about to be.
         """
-        serials: dict[bytes, int] = {}
-        doubled: list[SlotRef] = []
-        for name, ref, serial in self.pool.tenants():
-            known = serials.get(name)
-            if known is not None:
-                if serial < known:
-                    doubled.append(ref)
+        places = self._places
+        for segment in self.pool.segments:
+            base = segment.number << _SLOT_BITS
+            for slot, generation, serial, name in _tenant.tenants(segment):
+                known = places.get(name)
+                if known is None:
+                    places[name] = base | slot
                     continue
-                doubled.append(self._where(self._places[name]))
-            serials[name] = serial
-            self._places[name] = self._place(ref)
-        for ref in doubled:
-            self.pool.free(ref)
-
-    def _place(self, ref: SlotRef) -> int:
-        number = int(ref.segment.rpartition(".p")[2])
-        return (ref.generation << _SEGMENT_BITS | number) << _SLOT_BITS | ref.slot
-
-    def _where(self, place: int) -> SlotRef:
-        segment = self.pool.segments[place >> _SLOT_BITS & _SEGMENT_MASK]
-        return SlotRef(segment.name, segment.nonce, place & _SLOT_MASK, place >> _SLOT_BITS + _SEGMENT_BITS)
+                other, index = self._slot(known)
+                if serial < _tenant.serial_of(other, index):
+                    self.pool.free_slot(segment, slot, generation)
+                else:
+                    places[name] = base | slot
+                    self.pool.free_slot(other, index, _tenant.generation_of(other, index))
+            self.pool.trim(segment)
 
     # --- looking up
+
+    def _slot(self, place: int) -> tuple[Segment, int]:
+        return self.pool.segments[place >> _SLOT_BITS], place & _SLOT_MASK
 
     def _find(self, name: bytes) -> SlotRef | None:
         place = self._places.get(name)
         if place is None:
             return None
-        segment = self.pool.segments[place >> _SLOT_BITS & _SEGMENT_MASK]
-        slot, generation = place & _SLOT_MASK, place >> _SLOT_BITS + _SEGMENT_BITS
-        if _tenant.generation_of(segment, slot) == generation:
+        segment, slot = self._slot(place)
+        generation = _tenant.generation_of(segment, slot)
+        if generation % 2:
             return SlotRef(segment.name, segment.nonce, slot, generation)
-        del self._places[name]  # its generation moved on without us: the mutex is gone
+        del self._places[name]  # its tenancy ended without us: the mutex is gone
         self.pool.note_freed(segment, slot)
         return None
 
@@ -85,6 +82,7 @@ class Registry:
         Raises:
             KeyNotFound: no mutex has that name. GrtIsEmpty: none has any.
         """
+        self.pool.touched(1)
         ref = self._find(name)
         if ref is not None:
             return ref
@@ -101,6 +99,19 @@ class Registry:
             name=text,
             instance=self.instance,
         )
+
+    def find_many(self, names: list[bytes]) -> tuple[bytes, set[int]]:
+        """Where the mutexes of many names live.
+
+        Returns:
+            The words of :class:`wdkmutex_shm.batches.Places`, and the numbers of the segments in them.
+        """
+        self.pool.touched(len(names))
+        found: list[int | None] = list(map(self._places.get, names))
+        words, numbers, gone = _tenant.locate(self.pool.segments, found)
+        for index in gone:
+            self._find(names[index])
+        return words, numbers
 
     def names(self) -> list[bytes]:
         """All names, in no order that means anything."""
@@ -150,14 +161,53 @@ class Registry:
                     instance=self.instance,
                 )
         if staged is not None:
-            data.check(self.pool.prefix, *staged)
-            if staged[0] in self.pool.references():
-                raise ProtocolError(f"data segment {staged[0]:016x} belongs to a mutex already")
+            data.adopt(self.pool.prefix, *staged)
         ref = self.pool.allocate(name, kind, tag, payload, staged)
-        self._places[name] = self._place(ref)
+        self._places[name] = self.pool.segment_of(ref).number << _SLOT_BITS | ref.slot
         if old is not None:
-            self.pool.free(old)
+            self._free(self.pool.segment_of(old), old.slot)
         return ref, True
+
+    def register_many(self, request: RegisterMany, names: list[bytes]) -> tuple[bytes, set[int]]:
+        """As :meth:`register` for each of the names, but nothing is changed before all of them are known to succeed.
+
+        Args:
+            request: which mutexes.
+            names: theirs, as UTF-8.
+
+        Returns:
+            As :meth:`find_many`.
+
+        Raises:
+            KeyExists, PagedPoolAllocFailed: nothing has changed.
+        """
+        olds = {name: place for name in names if (place := self._places.get(name)) is not None and self._find(name)}
+        if olds and request.mode == "checked":
+            first = next(iter(olds)).decode()
+            raise KeyExists(
+                f"{len(olds)} of {len(names)} names are taken in instance {self.instance!r} already, such as "
+                f"{first!r}; get them with Grt.get_many, or replace them with the registration that is not checked",
+                name=first,
+                instance=self.instance,
+            )
+        if olds and request.mode == "get_or_register":
+            new = [index for index, name in enumerate(names) if name not in olds]
+            which, payloads = [request.which[index] for index in new], [request.payloads[index] for index in new]
+            made = [names[index] for index in new]
+            olds = {}
+        else:
+            made, which, payloads = names, request.which, request.payloads
+        places = self.pool.allocate_many(made, request.kind, request.tags, which, payloads)
+        self._places.update(zip(made, places, strict=True))
+        for place in olds.values():
+            self._free(*self._slot(place))
+        return self.find_many(names)
+
+    def _free(self, segment: Segment, slot: int) -> None:
+        """Free what a name meant until now; its own holder may have ended it just now."""
+        generation = _tenant.generation_of(segment, slot)
+        if not self.pool.free_slot(segment, slot, generation):
+            self.pool.note_freed(segment, slot)
 
     def unregister(self, name: bytes, meant: dict[str, Any]) -> None:
         """Destroy a name's mutex.

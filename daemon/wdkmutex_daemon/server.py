@@ -32,9 +32,12 @@ HELLO_SECONDS = 5.0
 STALL_SECONDS = 30.0
 """How long a client may leave a frame unfinished, or its replies unread."""
 
+_RECEIVE = 1 << 16
 _HIGH_WATER = 1 << 18
-_TURN = 64
+_LOW_WATER = 1 << 16
+_TURN = 0.002
 _SESSIONS = 1 << 14
+_REMEMBERED = 1 << 24
 _PEER = struct.Struct("3i")
 
 
@@ -53,6 +56,7 @@ class Service:
         epoch: a random number, one for each life of a daemon.
         ended: set when the daemon is to end.
         replies: the last numbered request of each client session, and the reply to it.
+        room: where connections receive what is sent to them, one at a time.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Service:
         self.ended = asyncio.Event()
         self.connections: set[Connection] = set()
         self.replies: dict[int, tuple[int, bytes]] = {}
+        self.room = bytearray(_RECEIVE)
+        self._remembered = 0
         self._retire = retire
 
     def stop(self, *, gone: bool = False) -> None:
@@ -85,10 +91,11 @@ class Service:
 
     def remember(self, session: int, request: int, reply: bytes) -> None:
         """Keep the reply to the last numbered request of a session, in case that the client asks again."""
-        self.replies.pop(session, None)
+        old = self.replies.pop(session, None)
         self.replies[session] = (request, reply)
-        if len(self.replies) > _SESSIONS:
-            del self.replies[next(iter(self.replies))]
+        self._remembered += len(reply) - (len(old[1]) if old is not None else 0)
+        while len(self.replies) > _SESSIONS or self._remembered > _REMEMBERED:
+            self._remembered -= len(self.replies.pop(next(iter(self.replies)))[1])
 
     def end_stalled(self) -> None:
         """End the connections that have been stalled for too long."""
@@ -97,92 +104,163 @@ class Service:
             connection.end_if_stalled(now)
 
 
-class Connection(asyncio.Protocol):
-    """One client.
+class Connection:
+    """One client. It is served from here on, until :meth:`end` or :meth:`abort`.
+
+    The socket is read and written without asyncio's transports, which cost more than most requests do.
+
+    Args:
+        service: the daemon.
+        sock: the connected socket.
 
     Attributes:
         session: random number of the client's, None before its hello.
         snapshots: lists of names that the client is reading in pages.
+        peer: pid of the client.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, sock: socket.socket) -> None:
         self.service = service
         self.session: int | None = None
         self.snapshots: dict[int, list[bytes]] = {}
         self.next_snapshot = 1
-        self.peer = 0
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
         self._frames = Frames()
-        self._transport: asyncio.Transport
-        self._hello: asyncio.TimerHandle | None = None
+        self._unsent = bytearray()
+        self._reading = False
+        self._ending = False  # to be closed as soon as all is sent
+        self._closed = False
         self._unread = False  # the client does not read its replies fast enough
         self._behind = False  # requests are waiting for our next turn
         self._stalled: float | None = None
-
-    # --- called by asyncio
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.service.connections.add(self)
-        sock = transport.get_extra_info("socket")
+        sock.setblocking(False)
         self.peer, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if uid != os.geteuid():
+        service.connections.add(self)
+        self._hello: asyncio.TimerHandle | None = self._loop.call_later(HELLO_SECONDS, self._no_hello)
+        if uid == os.geteuid():
+            self._read(True)
+        else:
             self._refuse(ProtocolError(f"this daemon serves uid {os.geteuid()}, not uid {uid}"))
-            return
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
-        self._hello = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._no_hello)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    # --- bytes
+
+    def _read(self, reading: bool) -> None:
+        """Let the loop tell us of what the client sends, or not."""
+        if reading is not self._reading and not self._closed:
+            self._reading = reading
+            if reading:
+                self._loop.add_reader(self._sock, self._readable)
+            else:
+                self._loop.remove_reader(self._sock)
+
+    def _readable(self) -> None:
+        room = self.service.room
+        try:
+            count = self._sock.recv_into(room)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        if count:
+            self._frames.feed(memoryview(room)[:count])
+            if not (self._unread or self._behind):
+                self._work()
+        else:
+            self.abort()
+
+    def _send(self, data: bytes) -> None:
+        if self._ending:
+            return
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self.abort()
+                return
+            if sent == len(data):
+                return
+            self._loop.add_writer(self._sock, self._writable)
+        self._unsent += data[sent:]
+        if len(self._unsent) > _HIGH_WATER and not self._unread:
+            self._unread = True
+            self._stalled = time.monotonic()
+            self._read(False)
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._sock)
+            if self._ending:
+                self.abort()
+                return
+        if self._unread and len(self._unsent) <= _LOW_WATER:
+            self._unread = False
+            self._stalled = None
+            if not self._behind:
+                self._work()
+
+    # --- the end of a connection
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        if self._closed:
+            return
+        self._read(False)
+        self._ending = self._closed = True
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
         self.service.connections.discard(self)
         if self._hello is not None:
             self._hello.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        self._frames.feed(data)
-        if not (self._unread or self._behind):
-            self._work()
-
-    def pause_writing(self) -> None:
-        self._unread = True
-        self._stalled = time.monotonic()
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._unread = False
-        self._stalled = None
-        if not self._behind:
-            self._work()
-
-    # --- the end of a connection
+    def end(self) -> None:
+        """Close the connection as soon as what was written is sent."""
+        self._ending = True
+        self._read(False)
+        if not self._unsent:
+            self.abort()
 
     def _refuse(self, error: WdkMutexError) -> None:
         log.warning("client pid %d refused: %s", self.peer, error)
-        self._transport.write(encode_error(error))
-        self._transport.close()
+        self._send(encode_error(error))
+        self.end()
 
     def _no_hello(self) -> None:
         log.warning("client pid %d did not say hello within %g s", self.peer, HELLO_SECONDS)
-        self._transport.abort()
+        self.abort()
 
     def end_if_stalled(self, now: float) -> None:
         """End the connection if a frame is unfinished, or replies are unread, for too long."""
         if self._stalled is not None and now - self._stalled > STALL_SECONDS:
             log.warning("client pid %d stalled for %g s: connection ended", self.peer, STALL_SECONDS)
-            self._transport.abort()
-
-    def end(self) -> None:
-        """Close the connection as soon as what was written is sent."""
-        self._transport.close()
+            self.abort()
 
     # --- requests
 
     def _work(self) -> None:
-        """Answer the requests that are here: a few, then the other clients have their turn."""
-        transport, frames = self._transport, self._frames
+        """Answer the requests that are here: for a moment, then the other clients have their turn."""
+        frames = self._frames
         self._behind = False
+        begun = 0.0
         done = 0
-        while done < _TURN:
-            if self._unread or transport.is_closing():
+        while not (self._unread or self._ending):
+            if done == 1:
+                begun = time.monotonic()
+            elif done > 1 and time.monotonic() - begun > _TURN:
+                self._behind = True
+                self._read(False)
+                self._loop.call_soon(self._work)
                 return
             try:
                 frame = frames.next()
@@ -195,30 +273,26 @@ class Connection(asyncio.Protocol):
             self._answer(verb, params)
             done += 1
         else:
-            self._behind = True
-            transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._work)
             return
         if not frames.pending:
             self._stalled = None
         elif done or self._stalled is None:
             self._stalled = time.monotonic()
-        if not transport.is_closing():
-            transport.resume_reading()
+        self._read(True)
 
     def _answer(self, verb: str, params: dict[str, Any]) -> None:
         if self.session is None and verb != "hello":
             self._refuse(ProtocolError("the first request of a connection is hello"))
             return
-        service, transport = self.service, self._transport
+        service = self.service
         if service.ended.is_set():
-            transport.close()  # the client asks whoever comes after us
+            self.end()  # the client asks whoever comes after us
             return
         request = params.get("request")
         if request is not None and self.session is not None:
             known = service.replies.get(self.session)
             if known is not None and known[0] == request:
-                transport.write(known[1])
+                self._send(known[1])
                 return
         try:
             check_request(verb, params)
@@ -232,9 +306,9 @@ class Connection(asyncio.Protocol):
             reply = encode_error(error)
         if request is not None and self.session is not None and type(request) is int:
             service.remember(self.session, request, reply)
-        transport.write(reply)
+        self._send(reply)
         if verb == "hello" and self._hello is not None:
             self._hello.cancel()
             self._hello = None
             if self.session is None:
-                transport.close()
+                self.end()

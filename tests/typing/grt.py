@@ -40,5 +40,16 @@ assert_type(Grt.register_critical_section("n"), CriticalSection)
 assert_type(Grt.get_critical_section("n"), CriticalSection)
 assert_type(Grt.get_or_register_critical_section("n"), CriticalSection)
 
+assert_type(Grt.register_many(FastMutex, {"n": 0}), dict[str, FastMutex[int]])
+assert_type(Grt.register_many(KMutex, {"n": Point(1)}, mode="checked"), dict[str, KMutex[Point]])
+assert_type(Grt.register_many(FastMutex, {"n": "a"}, type=str), dict[str, FastMutex[str]])
+assert_type(Grt.register_many(KMutex, {"n": 1, "m": "a"}, type=None), dict[str, KMutex[Any]])
+assert_type(Grt.register_many(CriticalSection, ["n"], mode="get_or_register"), dict[str, CriticalSection])
+assert_type(Grt.get_many(FastMutex, ["n"], int), dict[str, FastMutex[int]])
+assert_type(Grt.get_many(KMutex, ["n"]), dict[str, KMutex[Any]])
+assert_type(Grt.get_many(CriticalSection, ("n",)), dict[str, CriticalSection])
+
+Grt.get_many(int, ["n"])  # type: ignore[arg-type]
+Grt.register_many(FastMutex, {"n": 0}, mode="sometimes")  # type: ignore[call-overload]
 Grt.get_fast_mutex(5)  # type: ignore[call-overload]
 Grt.register_critical_section("n", 0)  # type: ignore[call-arg]

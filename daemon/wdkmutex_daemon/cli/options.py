@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["as_json", "instance", "instance_of", "json_value", "name", "timeout"]
 
@@ -61,6 +63,8 @@ def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) 
             names = daemon.collect("names", "names")
     except Exception:
         return []
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
