@@ -32,6 +32,7 @@ class FilelockPeer(_FilePeer):
     name = "filelock.FileLock + mmap"
     package = "filelock"
     modules = ("filelock",)
+    asyncio = True
     note = "survives its holder's death; waits by looking every 50 ms; the value is not tied to it"
 
     def make(self, path: str) -> AbstractContextManager[Any]:

@@ -81,7 +81,7 @@ def _throughput(context: Context) -> Iterator[Entry]:
     rates = _Rates(context, processes)
     rates.measure([FastMutexPeer(), ValuePeer()], rounds, 0.0, 0.4)
     # The others are only shown, not compared with, and need no narrow spread.
-    rounds = min(rounds, _ROUNDS_OF_OTHERS)
+    rounds = 1 if context.effort.quick else min(rounds, _ROUNDS_OF_OTHERS)
     rest = [peer for peer in OTHERS if peer.contended] if crowded else []
     rates.measure([LimitPeer(), FetchAddPeer(), *(peer for peer in rest if not peer.asyncio)], rounds, 0.4, 0.9)
     # Last, because from then on our locks ask whether an event loop runs.

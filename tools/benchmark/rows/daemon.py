@@ -18,7 +18,8 @@ from benchmark.workers import Child, say
 __all__ = ["ROWS"]
 
 _FEW = 1_000
-_SETTLE = 5.0
+_SETTLE = 2.5
+"""Seconds; the daemon does its housekeeping every two."""
 _ECHO = "asyncio echo over a Unix socket"
 
 
@@ -39,7 +40,7 @@ def _echo(scratch: str) -> Iterator[str]:
 
 def _names(context: Context) -> Iterator[Entry]:
     effort = context.effort
-    rounds, each = (5, 150) if effort.quick else (15, 1_000)
+    rounds, each = (7, 150) if effort.quick else (15, 1_000)
     gets: list[float] = []
     echoes: list[float] = []
     registered: list[float] = []
