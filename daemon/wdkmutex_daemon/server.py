@@ -230,6 +230,8 @@ class Connection:
         self._read(False)
         if not self._unsent:
             self.abort()
+        elif self._stalled is None:
+            self._stalled = time.monotonic()  # who never reads it does not stay for that
 
     def _refuse(self, error: WdkMutexError) -> None:
         log.warning("client pid %d refused: %s", self.peer, error)
