@@ -18,6 +18,8 @@ Clock = Callable[[], int]
 
 _MOST_LOOPS = 1 << 30
 _LEAD_IN = 10
+# A case may take turns between several buffers, which are all to be in the caches.
+_FEWEST = 4
 _SECOND = 1_000_000_000
 
 
@@ -96,7 +98,8 @@ def interleave(
         found: dict[str, list[float]] = {case.name: [] for case in cases}
         for number in range(rounds + 1):
             for name, run in cases:
-                run(max(loops[name] // _LEAD_IN, 1))  # caches and the processor's clock are this case's, not the last's
+                # Caches and the processor's clock are this case's then, not the last's.
+                run(max(loops[name] // _LEAD_IN, _FEWEST))
                 took = _timed(run, loops[name], clock)
                 if number:
                     found[name].append(took / loops[name])
