@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from procs import in_child, write_shm
 
-from wdkmutex_shm import KMutex, LayoutMismatch, MutexDestroyed, SegmentRefused, data, handles, shm
+from wdkmutex_shm import KMutex, LayoutMismatch, MutexDamaged, MutexDestroyed, SegmentRefused, data, handles, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from wdkmutex_shm.errors import ProtocolError
 from wdkmutex_shm.names import KIND_K, instance_prefix
@@ -213,3 +214,30 @@ def test_data_segments_that_are_none(prefix: str) -> None:
     with pytest.raises(ProtocolError):
         data.check(prefix, ident, 5000)
     assert data.read(prefix, ident, 5000) is None
+
+
+@pytest.mark.parametrize("size", [5000, 200_000])
+@pytest.mark.parametrize(("offset", "form"), [(0, "Q"), (8, "Q"), (16, "Q"), (44, "I")])
+def test_data_segment_whose_header_is_not_ours(prefix: str, size: int, offset: int, form: str) -> None:
+    """Magic, id, capacity, layout: whoever maps or reads it looks at all of them."""
+    codec = codec_for(b"")
+    raw = codec.encode(b"x" * size)
+    ident = data.create(prefix, raw)
+    ref = Pool.open(prefix).allocate(b"n", KIND_K, codec.tag, b"", (ident, len(raw)))
+    assert in_child(_read, ref) == ["value", "value"]
+    write_shm(f"{prefix}.d{ident:016x}", offset, struct.pack("=" + form, 0x7FFF_FFFF))
+    assert in_child(_read, ref) == ["MutexDamaged", "MutexDamaged"]
+    assert data.read(prefix, ident, len(raw)) is None
+
+
+def _read(ref: SlotRef) -> list[str]:
+    told = []
+    mutex: Any = handles.attach(ref, KIND_K)
+    for read in (mutex.peek, lambda: mutex.lock(timeout=5).value):
+        try:
+            read()
+            told.append("value")
+        except MutexDamaged as error:
+            assert error.name == "n"
+            told.append("MutexDamaged")
+    return told
