@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from procs import Child, Line
+from procs import Child, Line, read_shm, write_shm
 
 from wdkmutex_shm import MutexDestroyed, data, handles, shm
+from wdkmutex_shm._segment import HEADER_BYTES
 from wdkmutex_shm.errors import DowncastError
 from wdkmutex_shm.names import KIND_FAST, KIND_K, KIND_SECTION, NAME_BYTES, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
 from wdkmutex_shm.types import codec_for
 
+GENERATION_AT = 64  # offset in a slot, see slot.h
 INT, BYTES = codec_for(0), codec_for(b"")
 
 
@@ -340,3 +342,14 @@ def test_orphaned_data_of_a_registration(prefix: str) -> None:
 def _make_data(line: Line, prefix: str) -> None:
     line.say(data.create(prefix, b"z" * 5000))
     line.hear()
+
+
+def test_a_listed_slot_that_is_not_free_is_left_alone(prefix: str) -> None:
+    """Its generation was damaged: it may be somebody's, so the next free slot is taken."""
+    pool = Pool.open(prefix)
+    name = pool.segments[0].name
+    write_shm(name, HEADER_BYTES + GENERATION_AT, (7).to_bytes(8, "little"))
+    ref = add(pool, "n", 5)
+    assert ref.slot == 1
+    assert handle(ref).peek() == 5
+    assert read_shm(name, HEADER_BYTES + GENERATION_AT, 8) == (7).to_bytes(8, "little")
