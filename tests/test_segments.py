@@ -241,3 +241,40 @@ def _read(ref: SlotRef) -> list[str]:
             assert error.name == "n"
             told.append("MutexDamaged")
     return told
+
+
+def test_no_segment_is_made_in_the_name_of_another_user(prefix: str) -> None:
+    others = prefix.replace(f".{os.geteuid()}.", f".{os.geteuid() + 1}.")
+    with pytest.raises(SegmentRefused, match="changed its user"):
+        data.create(others, b"x" * 100)
+    assert shm.listing(others) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
+@pytest.mark.parametrize("old", [b"old", b"old" * 3000])
+def test_a_process_that_changed_its_user_publishes_nothing_that_others_refuse(prefix: str, old: bytes) -> None:
+    codec = codec_for(b"")
+    ref = Pool.open(prefix).allocate(b"n", KIND_K, codec.tag, codec.encode(b""))
+    mutex: Any = handles.attach(ref, KIND_K)
+    mutex.replace(old)
+    assert in_child(_grow_as_another, mutex) == ["SegmentRefused", "SegmentRefused", "well"]
+    assert mutex.peek() == b"inline"
+    assert mutex.lock(timeout=5).value == b"inline"
+
+
+def _grow_as_another(mutex: Any) -> list[str]:
+    os.setgid(54321)
+    os.setuid(54321)
+
+    def by_with() -> None:
+        with mutex.lock(timeout=5) as guard:
+            guard.value = b"y" * 90_000
+
+    told = []
+    for work in (lambda: mutex.replace(b"x" * 50_000), by_with, lambda: mutex.replace(b"inline")):
+        try:
+            work()
+            told.append("well")
+        except SegmentRefused as error:
+            told.append(type(error).__name__)
+    return told

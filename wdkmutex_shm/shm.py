@@ -12,6 +12,7 @@ import posix_ipc
 
 from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
+from .names import user_prefix
 
 __all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
 
@@ -92,8 +93,15 @@ def create(name: str, size: int) -> int:
     Raises:
         FileExistsError: the name is taken.
         PagedPoolAllocFailed: there is no room (or no descriptor); nothing is left behind.
-        SegmentRefused: the name is taken by another user.
+        SegmentRefused: the name is taken by another user, or is of another user: this process has changed its own.
     """
+    if not name.startswith(user_prefix()):
+        # It would be this user's, and refused by all those who use what it is made for.
+        raise SegmentRefused(
+            f"shared memory segment {name} cannot be made by uid {os.geteuid()}, for its name is of another user: this "
+            "process has changed its user since it attached",
+            name=name,
+        )
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
