@@ -17,12 +17,16 @@ from wdkmutex_shm import private
 __all__ = ["Child", "Outcome", "in_child"]
 
 
+#: How many of the frames that an error came through are told.
+_FRAMES = 6
+
+
 class Outcome(NamedTuple):
     """How a child ended.
 
     Attributes:
         value: what its function returned.
-        error: what it raised, as text with its traceback; None if it returned.
+        error: what it raised, and where; None if it returned.
         signal: number of the signal that ended it, else 0.
         late: it did not end in time and was killed.
     """
@@ -139,7 +143,9 @@ def _run(work: Callable[[], Any], receive: int, send: int, new_user: int | None)
             os.setuid(new_user)
         told = work(), None
     except BaseException as error:
-        told = None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+        where = " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames)
+        told = None, f"{type(error).__name__}: {error}  [{where}]"
     finally:
         try:
             _leave()

@@ -56,6 +56,14 @@ class Siege:
         else:
             proof.skip("another uid: only root can act as another user")
 
+    def choose(self, names: tuple[str, ...]) -> None:
+        """Only the attacks of these names; all, if there are none."""
+        chosen = [attack for attack in self.attacks if attack.__name__ in names]
+        if len(chosen) < len(names):
+            known = ", ".join(attack.__name__ for attack in self.attacks)
+            raise click.UsageError(f"the attacks that there are: {known}")
+        self.attacks = chosen or self.attacks
+
     def peer(self, *, hello: bool | None = None) -> Peer:
         """A connection, with or without a hello."""
         return Peer(self.name, hello=self.random.random() < 0.5 if hello is None else hello, seconds=DEADLINE)
@@ -240,7 +248,8 @@ def _attack(proof: Proof, siege: Siege, daemon: psutil.Process) -> None:
 
 @click.command("daemon")
 @options(seconds=60)
-def command(seed: int | None, json_file: str | None, seconds: float) -> None:
+@click.option("--attack", multiple=True, help="Only these: flood, idle, frames, ... (as the summary names them).")
+def command(seed: int | None, json_file: str | None, seconds: float, attack: tuple[str, ...]) -> None:
     """Attack a running daemon: garbage, half frames, slow and silent clients, a thousand of them, another user."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with run("daemon", seed=seed, seconds=seconds, json_file=json_file) as proof, instance(proof.instance) as name:
@@ -248,8 +257,9 @@ def command(seed: int | None, json_file: str | None, seconds: float) -> None:
         Grt.register_fast_mutex("good", 0)
         daemon = psutil.Process(daemon_of(name))
         siege, descriptors = Siege(proof, name), daemon.num_fds()
-        for attack in (siege.frames, siege.pile):
-            attack()  # what it needs to work at all is not growth
+        for warm_up in (siege.frames, siege.pile):
+            warm_up()  # what it needs to work at all is not growth
+        siege.choose(attack)
         with contextlib.ExitStack() as stack:
             until = time.monotonic() + max(seconds, 1.0)
             good = [stack.enter_context(Child(lambda: _good_client(name, until))) for _ in range(2)]
