@@ -64,6 +64,16 @@ cdef void forget(Segment segment, Py_ssize_t index, int buffer) noexcept:
         mapping.id = mapping.size = 0
 
 
+cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept:
+    """Unmap what this process has mapped of a slot and the slot has no more: its memory would stay for as long."""
+    cdef wdkm_mapping *maps = segment.local[index].maps
+    cdef int buffer
+    if maps != NULL and segment.local[index].lent == 0:
+        for buffer in range(2):
+            if maps[buffer].id != segment.slots[index].data[buffer]:
+                forget(segment, index, buffer)
+
+
 cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd, size_t size) except NULL:
     """Map an open data segment in place of what the buffer had mapped, and close the descriptor.
 
