@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -167,6 +168,7 @@ def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file:
     proof = Proof(tool, seed, seconds)
     saved = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = proof.folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, a tool cleans up as after Ctrl-C
     try:
         with proof._progress:
             yield proof

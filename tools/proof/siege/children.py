@@ -136,6 +136,7 @@ def _run(work: Callable[[], Any], receive: int, send: int, new_user: int | None)
     told: tuple[Any, str | None] = None, "it was ended"
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(receive)
         if new_user is not None:
             os.setgroups([])

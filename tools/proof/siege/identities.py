@@ -157,7 +157,7 @@ def pid_reuse(proof: Proof, name: str) -> None:
     """In a pid namespace: a process is killed, another gets its pid. What the dead one left goes, the other's stays."""
 
     def world() -> str | None:
-        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
+        kernel.enter(kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
         with Child(inside) as first:  # pid 1 of the new namespace
             outcome = first.outcome(60.0)
         if not outcome.well:

@@ -15,6 +15,7 @@ __all__ = [
     "CLONE_NEWPID",
     "CLONE_NEWUSER",
     "drop_capability",
+    "enter",
     "mount",
     "refuse_system_calls",
     "stay_visible",
@@ -61,6 +62,18 @@ def unshare(flags: int) -> None:
                 file.write(text)
     if flags & CLONE_NEWNS:
         _checked(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "mount / private")
+
+
+def enter(flags: int) -> None:
+    """unshare(2) as root, else with a user namespace in which the caller is.
+
+    Raises:
+        OSError: neither is permitted.
+    """
+    try:
+        unshare(flags)
+    except PermissionError:
+        unshare(flags | CLONE_NEWUSER)
 
 
 def mount(kind: str, target: str, data: str = "") -> None:

@@ -31,15 +31,12 @@ _FILLER = shm.FOLDER + "/filler"
 
 
 def enter() -> None:
-    """Have a small /dev/shm of one's own, as root or by a user namespace.
+    """Have a small /dev/shm of one's own.
 
     Raises:
-        OSError: neither is permitted.
+        OSError: it is not permitted.
     """
-    try:
-        kernel.unshare(kernel.CLONE_NEWNS)
-    except PermissionError:
-        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUSER)
+    kernel.enter(kernel.CLONE_NEWNS)
     kernel.mount("tmpfs", shm.FOLDER, f"size={SIZE},mode=1777")
 
 

@@ -20,7 +20,7 @@ from ..harness import Proof, options, run
 from ..siege import kernel
 from ..siege.children import Child, in_child
 from ..siege.peer import Peer, hostile_frame
-from ..siege.places import NOBODY, ROOT, daemon_of, instance, rss
+from ..siege.places import NOBODY, ROOT, daemon_of, instance, rss, segments
 
 #: A well-behaved client may wait so long for an answer: generous, for the daemon shares its processor with us.
 DEADLINE = 30.0
@@ -200,6 +200,7 @@ def _good_client(name: str, until: float) -> dict[str, float]:
     session.leave()
     Grt.init(name, autostart=False, timeout=DEADLINE)
     mine = f"mine {os.getpid()}"
+    held = None
     while time.monotonic() < until:
         begun = time.monotonic()
         assert "good" in Grt.names()
@@ -209,9 +210,18 @@ def _good_client(name: str, until: float) -> dict[str, float]:
         assert Grt.get_kmutex(mine, dict).peek()["calls"] == calls
         Grt.unregister(mine)
         assert mutex.destroyed
+        del mutex
+        held = held or _held()
+        assert _held() == held, f"descriptors and mappings are given back: {held}, now {_held()}"
         longest = max(longest, time.monotonic() - begun)
         calls += 7
     return {"calls": calls, "longest": round(longest, 3)}
+
+
+def _held() -> tuple[int, int]:
+    """How many descriptors and how many mappings of shared memory this process has."""
+    with open("/proc/self/maps") as maps:
+        return len(os.listdir("/proc/self/fd")), sum("/dev/shm/" in line for line in maps)
 
 
 def _settled(daemon: psutil.Process, descriptors: int) -> bool:
@@ -279,3 +289,5 @@ def command(seed: int | None, json_file: str | None, seconds: float, attack: tup
             with open(paths.log_path(name), errors="replace") as log:
                 text = log.read()
             proof.expect("Traceback" not in text, "no request meets an unexpected error", log=text[-2000:])
+            Grt.destroy()
+            proof.expect(segments(name) == [], "nothing is left of a destroyed instance", left=segments(name))
