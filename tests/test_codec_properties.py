@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wdkmutex_shm import FastMutex, MutexDamaged
+from wdkmutex_shm._codec import pack
 from wdkmutex_shm.types import codec_for
 
 QUICK = settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -101,3 +102,17 @@ def test_bombs_are_refused() -> None:
         for kind in KINDS:
             with pytest.raises((MutexDamaged, RecursionError)):
                 codec_for(type=kind).decode(raw)
+
+
+@pytest.mark.parametrize("kind", [list, dict, None, list[int]])
+def test_no_memory_to_read_t_with_is_not_damage(kind: Any) -> None:
+    """T is whole; "register it anew" would be bad advice."""
+    known = codec_for(type=kind)
+
+    def starve(raw: bytes) -> Any:
+        raise MemoryError
+
+    codec = type(known)(known.code, known.type_hash, known.label, known.type, pack=pack, unpack=starve, mutable=True)
+    with pytest.raises(MemoryError) as caught:
+        codec.decode(b"\x90")
+    assert type(caught.value) is MemoryError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -9,9 +10,9 @@ import signal
 
 import pytest
 from commands import Command
-from support import daemon_pid, gone, segments, wait_until
+from support import Fork, daemon_pid, gone, segments, wait_until
 
-from wdkmutex_shm import Grt, GrtIsNull, MutexDestroyed, paths, shm
+from wdkmutex_shm import DaemonUnavailable, Grt, GrtIsNull, MutexDestroyed, autostart, paths, session, shm
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.names import instance_prefix
 from wdkmutex_shm.pool import Pool
@@ -115,3 +116,32 @@ def test_a_daemon_without_descriptors_overwrites(grt: str) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     assert Grt.get_fast_mutex("n", int).peek() == 1
     assert [name for name in segments(grt) if ".d" in name.removeprefix(instance_prefix(grt))] == []
+
+
+def test_no_descriptor_left_to_reach_or_start_a_daemon(grt: str) -> None:
+    """An error of ours that says what is missing, and no other one from the depths."""
+
+    def work() -> list[str]:
+        told = []
+        session.leave()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 100), hard))
+        kept = []
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(os.dup(2))
+        for call in (lambda: Grt.init(grt), lambda: Grt.init(grt, autostart=False), lambda: autostart.start(grt + "x")):
+            try:
+                call()
+            except DaemonUnavailable as error:
+                told.append(str(error))
+        for fd in kept:
+            os.close(fd)
+        Grt.init(grt)
+        return told
+
+    with Fork(work) as child:
+        told = child.result()
+    assert len(told) == 3
+    assert all("Too many open files" in text for text in told), told
+    assert segments(grt + "x") == []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from procs import Child, Line, in_child, in_thread
 
-from wdkmutex_shm import FastMutex, KMutex, PagedPoolAllocFailed, private, shm
+from wdkmutex_shm import FastMutex, Grt, KMutex, PagedPoolAllocFailed, private, shm
 from wdkmutex_shm.names import INLINE_BYTES
 
 MIB = 1 << 20
@@ -120,6 +120,48 @@ def _hold_mapped(line: Line, mutex: Any) -> None:
         line.say(len(guard.value))
     line.hear()
     line.say(len(mutex.peek()))
+
+
+def mapped() -> int:
+    """How many data segments this process has mapped."""
+    with open("/proc/self/maps") as maps:
+        return sum(".d" in line for line in maps if f"{shm.FOLDER}/wdkm" in line)
+
+
+def test_mutexes_that_are_gone_leave_no_memory_mapped(cls: Any) -> None:
+    """A mapping keeps the memory of a segment although its name is gone."""
+    before = mapped()
+    mutexes = [cls(b"") for _ in range(50)]
+    for mutex in mutexes:
+        mutex.replace(b"x" * 5000)
+        mutex.replace(b"y" * 50_000)
+    assert mapped() == before + 100
+    del mutexes, mutex
+    assert mapped() == before
+    mutex = cls(b"x" * 5000)
+    assert mutex.peek() == b"x" * 5000
+    assert mutex.to_owned() == b"x" * 5000
+    del mutex
+    with cls(b"x" * 5000).to_owned_box() as box:
+        view = box.buffer
+        assert mapped() == before + 1
+        again = cls(b"z" * 5000)
+        again.peek()
+        del again
+        assert bytes(view[-1:]) == b"x"
+        view.release()
+    assert mapped() == before
+
+
+def test_a_registered_mutex_that_is_gone_leaves_no_memory_mapped(cls: Any, grt: str) -> None:
+    before = mapped()
+    for number in range(5):
+        mutex = Grt.register_kmutex("n", b"x" * 5000)
+        mutex.replace(b"y" * 9000)
+        Grt.unregister("n")
+        assert mapped() <= before + 2, number
+        del mutex
+        assert mapped() == before, number
 
 
 def test_alternating_sizes_do_not_pile_up(cls: Any) -> None:

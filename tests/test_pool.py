@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from procs import Child, Line
+from procs import Child, Line, read_shm, write_shm
 
 from wdkmutex_shm import MutexDestroyed, _tenant, data, handles, shm
-from wdkmutex_shm.errors import DowncastError
+from wdkmutex_shm._segment import HEADER_BYTES
+from wdkmutex_shm.errors import DowncastError, SegmentRefused
 from wdkmutex_shm.names import KIND_FAST, KIND_K, KIND_SECTION, NAME_BYTES, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
 from wdkmutex_shm.types import codec_for
 
+GENERATION_AT = 64  # offset in a slot, see slot.h
 INT, BYTES = codec_for(0), codec_for(b"")
 
 
@@ -377,3 +379,46 @@ def pool_mutex(pool: Pool, place: int) -> Any:
     segment, slot = pool.segments[place >> 24], place & 0xFFFFFF
     ref = SlotRef(segment.name, segment.nonce, slot, _tenant.generation_of(segment, slot))
     return handles.attach(ref, KIND_FAST, int)
+
+
+def test_a_listed_slot_that_is_not_free_is_left_alone(prefix: str) -> None:
+    """Its generation was damaged: it may be somebody's, so the next free slot is taken."""
+    pool = Pool.open(prefix)
+    name = pool.segments[0].name
+    write_shm(name, HEADER_BYTES + GENERATION_AT, (7).to_bytes(8, "little"))
+    ref = add(pool, "n", 5)
+    assert ref.slot == 1
+    assert handle(ref).peek() == 5
+    assert read_shm(name, HEADER_BYTES + GENERATION_AT, 8) == (7).to_bytes(8, "little")
+
+
+def _squat(name: str) -> None:
+    os.close(os.open(shm.FOLDER + name, os.O_CREAT | os.O_EXCL, 0o666))
+    os.chown(shm.FOLDER + name, 12345, 12345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_another_user_took_the_name_of_the_next_segment(prefix: str) -> None:
+    pool = Pool.open(prefix)
+    count = pool.segments[0].count
+    refs = [add(pool, f"n{number}", number) for number in range(count)]
+    _squat(f"{prefix}.p1")
+    with pytest.raises(SegmentRefused) as caught:
+        add(pool, "more")
+    assert (caught.value.name, caught.value.owner_uid) == (f"{prefix}.p1", 12345)
+    assert os.stat(f"{shm.FOLDER}{prefix}.p1").st_uid == 12345, "it is left alone"
+    assert handle(refs[-1]).peek() == count - 1
+    pool.free(refs[0])
+    assert handle(add(pool, "again", 8)).peek() == 8
+    shm.unlink(f"{prefix}.p1")
+    assert handle(add(pool, "more", 9)).peek() == 9
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_name_that_another_user_took_keeps_no_pool_from_being_opened(prefix: str, number: int) -> None:
+    ref = add(Pool.open(prefix), "n", 5)
+    _squat(f"{prefix}.p{number}")
+    pool = Pool.open(prefix)
+    assert [place for _, place, _ in pool.tenants()] == [ref]
+    assert os.stat(f"{shm.FOLDER}{prefix}.p{number}").st_uid == 12345

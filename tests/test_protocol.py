@@ -69,6 +69,35 @@ def test_frames_come_back_however_the_stream_is_cut(bodies: list[bytes], data: s
     assert frames.pending == 0
 
 
+lengths = st.integers(0, 40) | st.sampled_from([FRAME_CAP, FRAME_CAP + 1, 2**31, 2**32 - 1])
+
+
+@given(pieces=st.lists(st.tuples(lengths, st.binary(max_size=40)), max_size=6), step=st.integers(1, 50))
+def test_any_stream_gives_the_frames_that_it_holds(pieces: list[tuple[int, bytes]], step: int) -> None:
+    """However it is cut, whatever lengths it claims: the frames before a length that none has, and then an error."""
+    stream = b"".join(length.to_bytes(4, "big") + body for length, body in pieces)
+    expected, at, refused = [], 0, False
+    while len(stream) - at >= 4:
+        length = int.from_bytes(stream[at : at + 4], "big")
+        refused = not 0 < length <= FRAME_CAP
+        if refused or len(stream) - at - 4 < length:
+            break
+        expected.append(stream[at + 4 : at + 4 + length])
+        at += 4 + length
+    frames, found, error = Frames(), [], None
+    for start in range(0, len(stream), step):
+        frames.feed(stream[start : start + step])
+        try:
+            while (frame := frames.next()) is not None:
+                found.append(frame)
+        except ProtocolError as caught:
+            error = caught
+            break
+    assert found == expected
+    assert (error is not None) == refused
+    assert error is not None or frames.pending == len(stream) - at
+
+
 @pytest.mark.parametrize("length", [0, FRAME_CAP + 1, 2**31, 2**32 - 1])
 def test_a_length_that_no_frame_has(length: int) -> None:
     frames = Frames()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from procs import in_child, write_shm
 
-from wdkmutex_shm import KMutex, LayoutMismatch, MutexDestroyed, SegmentRefused, data, handles, shm
+from wdkmutex_shm import KMutex, LayoutMismatch, MutexDamaged, MutexDestroyed, SegmentRefused, data, handles, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from wdkmutex_shm.errors import ProtocolError
 from wdkmutex_shm.names import KIND_K, instance_prefix
@@ -221,3 +222,67 @@ def test_data_segments_that_are_none(prefix: str) -> None:
     with pytest.raises(ProtocolError):
         data.adopt(prefix, ident, 5000)
     assert data.read(prefix, ident, 5000) is None
+
+
+@pytest.mark.parametrize("size", [5000, 200_000])
+@pytest.mark.parametrize(("offset", "form"), [(0, "Q"), (8, "Q"), (16, "Q"), (44, "I")])
+def test_data_segment_whose_header_is_not_ours(prefix: str, size: int, offset: int, form: str) -> None:
+    """Magic, id, capacity, layout: whoever maps or reads it looks at all of them."""
+    codec = codec_for(b"")
+    raw = codec.encode(b"x" * size)
+    ident = data.create(prefix, raw)
+    ref = Pool.open(prefix).allocate(b"n", KIND_K, codec.tag, b"", (ident, len(raw)))
+    assert in_child(_read, ref) == ["value", "value"]
+    write_shm(f"{prefix}.d{ident:016x}", offset, struct.pack("=" + form, 0x7FFF_FFFF))
+    assert in_child(_read, ref) == ["MutexDamaged", "MutexDamaged"]
+    assert data.read(prefix, ident, len(raw)) is None
+
+
+def _read(ref: SlotRef) -> list[str]:
+    told = []
+    mutex: Any = handles.attach(ref, KIND_K)
+    for read in (mutex.peek, lambda: mutex.lock(timeout=5).value):
+        try:
+            read()
+            told.append("value")
+        except MutexDamaged as error:
+            assert error.name == "n"
+            told.append("MutexDamaged")
+    return told
+
+
+def test_no_segment_is_made_in_the_name_of_another_user(prefix: str) -> None:
+    others = prefix.replace(f".{os.geteuid()}.", f".{os.geteuid() + 1}.")
+    with pytest.raises(SegmentRefused, match="changed its user"):
+        data.create(others, b"x" * 100)
+    assert shm.listing(others) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
+@pytest.mark.parametrize("old", [b"old", b"old" * 3000])
+def test_a_process_that_changed_its_user_publishes_nothing_that_others_refuse(prefix: str, old: bytes) -> None:
+    codec = codec_for(b"")
+    ref = Pool.open(prefix).allocate(b"n", KIND_K, codec.tag, codec.encode(b""))
+    mutex: Any = handles.attach(ref, KIND_K)
+    mutex.replace(old)
+    assert in_child(_grow_as_another, mutex) == ["SegmentRefused", "SegmentRefused", "well"]
+    assert mutex.peek() == b"inline"
+    assert mutex.lock(timeout=5).value == b"inline"
+
+
+def _grow_as_another(mutex: Any) -> list[str]:
+    os.setgid(54321)
+    os.setuid(54321)
+
+    def by_with() -> None:
+        with mutex.lock(timeout=5) as guard:
+            guard.value = b"y" * 90_000
+
+    told = []
+    for work in (lambda: mutex.replace(b"x" * 50_000), by_with, lambda: mutex.replace(b"inline")):
+        try:
+            work()
+            told.append("well")
+        except SegmentRefused as error:
+            told.append(type(error).__name__)
+    return told

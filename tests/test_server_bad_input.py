@@ -13,14 +13,17 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import DEADLINE, Fork, daemon_pid, kill_daemon, segments, wait_until
 
 from wdkmutex_shm import Grt, autostart, paths, session
 from wdkmutex_shm.client import Client, connect
 from wdkmutex_shm.errors import DaemonUnavailable, ProtocolError, RuntimeFolderRefused, WdkMutexError
-from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, Frames, decode_reply, encode_request
+from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, VERBS, Frames, decode_reply, encode_request
 
 BATCH_OF_TWO = {
     "names": ["x", "y"], "kind": 1, "mode": "checked", "tags": [[3, 3, b"int"]], "which": [0, 0],
@@ -122,6 +125,41 @@ def test_random_bytes(serves: str) -> None:
         ):
             peer.send(source.randbytes(source.randrange(1, 5000)))
     assert Grt.names() == ["n"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=120) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.integers(0, 300), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+harmless = sorted(set(VERBS) - {"destroy", "stop", "hello"})
+requests = st.tuples(
+    st.sampled_from(harmless) | st.text(max_size=9).filter(lambda verb: verb not in ("destroy", "stop")),
+    st.dictionaries(st.sampled_from(sorted({f for v in VERBS.values() for f in (*v.required, *v.optional)})), values),
+).filter(lambda request: request[1].get("name") != "n")
+
+
+def test_any_request(serves: str) -> None:
+    """Whatever the fields: a reply to each, and the connection goes on. What is no request ends it with a reply."""
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(sent=st.lists(requests.map(list) | values, min_size=1, max_size=5))
+    def ask(sent: list[Any]) -> None:
+        with Peer(serves) as peer:
+            try:
+                for message in sent:
+                    body = msgpack.packb(message)
+                    peer.send(len(body).to_bytes(4, "big") + body)
+                    reply = peer.reply()
+                    assert (reply[0] is None) != (reply[1] is None)
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                assert isinstance(reply[1], ProtocolError), "it closes after a reply that says why"
+
+    ask()
+    for name in set(Grt.names()) - {"n"}:
+        Grt.unregister(name)
 
 
 @pytest.mark.parametrize("sent", [1, 3, 4, 5, 20])

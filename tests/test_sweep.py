@@ -247,3 +247,32 @@ def test_forked_child_makes_a_pool_of_its_own() -> None:
         child.end()
     assert private.the_pool().pid == os.getpid()
     assert mine.fetch_add() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
+def test_a_process_that_changes_its_user_begins_another_pool() -> None:
+    """What it makes from then on is its new user's and goes with it; what it made before is left to its old one."""
+    with Child(_change_user) as child:
+        before = child.hear()
+        assert child.hear() == []
+        assert pools_of(child.pid) == before
+        assert child.end() == 0
+        assert shm.listing(f"{user_prefix(54321)}@{child.pid}.") == []
+        sweep.dead_private_pools()
+        assert pools_of(child.pid) == []
+
+
+def _change_user(line: Line) -> None:
+    private.at_end()
+    old = KMutex(b"old")
+    line.say(pools_of(os.getpid()))
+    os.setgid(54321)
+    os.setuid(54321)
+    new = [KMutex(b"new" * 3000) for _ in range(100)]
+    wrong = [mutex.segment for mutex in new if not mutex.segment.startswith("/wdkm.54321.@")]
+    new[0].replace(b"x" * 90_000)
+    assert new[0].peek() == b"x" * 90_000
+    old.replace(b"mid")
+    assert old.peek() == b"mid"
+    line.say(wrong)
+    private.close()

@@ -3,7 +3,7 @@
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 
-from ._payload cimport current
+from ._payload cimport current, forget_stale
 from ._segment cimport Segment
 
 
@@ -27,6 +27,12 @@ cdef class BoxedBytes:
         data = current(self.segment, self.index, &length)
         PyBuffer_FillInfo(buffer, self, <void *>data, length, 1, flags)
         self.exports += 1
+        self.segment.local[self.index].lent += 1
+
+    def forget(self):
+        """Unmap the bytes of a box that was freed."""
+        forget_stale(self.segment, self.index)
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.exports -= 1
+        self.segment.local[self.index].lent -= 1

@@ -256,8 +256,8 @@ cdef class Codec:
     cdef object decode_rest(self, bytes raw):
         try:
             value = self.unpack(raw)
-        except RecursionError:
-            raise
+        except (RecursionError, MemoryError):
+            raise  # these say nothing about the bytes
         except Exception as error:
             raise MutexDamaged(
                 f"the bytes in shared memory are not the msgpack form of {self.label.decode()} ({error}); "

@@ -9,6 +9,7 @@ unless the handle was pickled or the process forked meanwhile, because others ma
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from ._payload cimport forget_stale
 from ._segment cimport Segment, held_for, slot_name
 from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder
@@ -167,3 +168,4 @@ cdef class Handle:
                 else:
                     self.pool._quarantine.append(place)
                 self.pool._used -= 1
+        forget_stale(self.segment_, self.index)

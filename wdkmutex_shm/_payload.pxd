@@ -16,6 +16,8 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
 cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1
 # The last committed T, without the lock.
 cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec)
+# Unmaps the data segments that a slot has no more. At any time, by anyone.
+cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept
 cdef int gone(Segment segment, wdkm_slot *slot) except -1
 
 

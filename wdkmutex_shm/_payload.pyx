@@ -19,7 +19,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mm
 
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment, lock_memory, slot_name
-from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, wdkm_data_header, wdkm_fence_acquire,
+from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_data_header, wdkm_fence_acquire,
                      wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store64)
 from . import data as data_segments
 from . import shm
@@ -64,6 +64,16 @@ cdef void forget(Segment segment, Py_ssize_t index, int buffer) noexcept:
         mapping.id = mapping.size = 0
 
 
+cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept:
+    """Unmap what this process has mapped of a slot and the slot has no more: its memory would stay for as long."""
+    cdef wdkm_mapping *maps = segment.local[index].maps
+    cdef int buffer
+    if maps != NULL and segment.local[index].lent == 0:
+        for buffer in range(2):
+            if maps[buffer].id != segment.slots[index].data[buffer]:
+                forget(segment, index, buffer)
+
+
 cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd, size_t size) except NULL:
     """Map an open data segment in place of what the buffer had mapped, and close the descriptor.
 
@@ -106,11 +116,13 @@ cdef size_t size_of(int fd) except? 0:
 
 
 cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
-    """Bytes of T that a mapped data segment has room for; 0 if its header is not a header."""
+    """Bytes of T that a mapped data segment has room for; 0 if its header is not that of the segment that was meant."""
     cdef const wdkm_data_header *header = <const wdkm_data_header *>mapping.base
-    if header.magic != WDKM_DATA_MAGIC or header.capacity > mapping.size - WDKM_DATA_HEADER:
+    cdef uint64_t room = header.capacity
+    if (header.magic != WDKM_DATA_MAGIC or header.layout != WDKM_LAYOUT or header.id != mapping.id
+            or room > mapping.size - WDKM_DATA_HEADER):
         return 0
-    return header.capacity
+    return room
 
 
 cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL:
@@ -139,7 +151,7 @@ cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t 
     except FileNotFoundError:
         broken(segment, slot, "the data segment of T is gone")
     if capacity(mapping) < size and not wdkm_planted("no-bounds"):
-        broken(segment, slot, "the data segment of T is too short")
+        broken(segment, slot, "the data segment of T is too short, or not one of ours")
     return mapping.base + WDKM_DATA_HEADER
 
 

@@ -95,6 +95,7 @@ cdef extern from "slot.h" nogil:
         uint32_t depth
         uint32_t abandoned_pid
         wdkm_mapping *maps
+        uint64_t lent
 
     ctypedef struct wdkm_thread:
         uint64_t serial

@@ -64,13 +64,18 @@ def occupy(Segment segment not None, Py_ssize_t index, bytes name not None, int 
 def occupy_from(list free not None, *tenant):
     """Take a free slot off the end of a list of (segment, slot) and :func:`occupy` it, as one step.
 
+    A slot that is not free although it is listed (its generation was damaged) is left alone, and the next one is taken.
+
     Returns (segment, slot, generation), or None when the list is empty. No Python code, and so no signal handler and no
     other thread, runs between the two.
     """
-    if not free:
-        return None
-    segment, index = free.pop()
-    return segment, index, occupy(segment, index, *tenant)
+    cdef Segment segment
+    cdef Py_ssize_t index
+    while free:
+        segment, index = free.pop()
+        if wdkm_load64(&segment.at(index).generation) % 2 == 0:
+            return segment, index, occupy(segment, index, *tenant)
+    return None
 
 
 def occupy_many(list free not None, list names not None, int kind, list tags not None, list which not None,

@@ -72,7 +72,7 @@ def start(instance: str, timeout: float = 10.0) -> bool:
         if _answers(instance, deadline):
             return False
         # Whoever holds the lock has made its file and will remove it: to look for that is cheaper than to try the lock.
-        if not _just_made(path) and lock.try_acquire():
+        if not _just_made(path) and _try(lock, instance):
             break
         if time.monotonic() >= deadline:
             raise DaemonUnavailable(
@@ -89,6 +89,24 @@ def start(instance: str, timeout: float = 10.0) -> bool:
         return True
     finally:
         lock.release(remove=True)
+
+
+def _try(lock: LockFile, instance: str) -> bool:
+    try:
+        return lock.try_acquire()
+    except OSError as error:
+        raise _cannot_start(instance, error) from None
+
+
+def _cannot_start(instance: str, error: OSError) -> DaemonUnavailable:
+    """The error of a process that lacks what it takes to start a daemon: descriptors, room for a file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return DaemonUnavailable(
+        f"the daemon of instance {instance!r} cannot be started: {where}{error.strerror}",
+        name=instance,
+        instance=instance,
+        path=error.filename,
+    )
 
 
 def _just_made(path: str) -> bool:
@@ -110,10 +128,17 @@ def _answers(instance: str, deadline: float) -> bool:
 def _spawn(instance: str, deadline: float) -> None:
     """Start a daemon and wait until it serves."""
     log = paths.log_path(instance)
-    receiving, sending = os.pipe()
+    try:
+        receiving, sending = os.pipe()
+    except OSError as error:
+        raise _cannot_start(instance, error) from None
     words = [*command(), "run", "--instance", instance, "--detach", "--ready-fd", str(sending)]
     try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            os.close(sending)
+            raise _cannot_start(instance, error) from None
         try:
             starter = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", pass_fds=(sending,)

@@ -81,6 +81,7 @@ class Box(Generic[T]):
             raise BufferError(f"{self._bytes.exports} views of the box's buffer are still in use: release them first")
         pool, self._pool = self._pool, None
         pool.free_slot(*self._where)
+        self._bytes.forget()
 
     def __enter__(self) -> Box[T]:
         return self

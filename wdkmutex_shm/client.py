@@ -361,7 +361,10 @@ class Client:
 
     def _connected(self, path: str, deadline: float) -> socket.socket | None:
         """A socket that is connected to a process of our user, or None if nobody listens there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:  # no descriptor is free
+            raise self._unavailable(f"no socket can be made: {error.strerror}") from None
         try:
             while True:
                 left = deadline - time.monotonic()

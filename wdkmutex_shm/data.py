@@ -161,13 +161,16 @@ def adopt(prefix: str, ident: int, length: int) -> None:
 
 
 def read(prefix: str, ident: int, length: int) -> bytes | None:
-    """Return the first ``length`` bytes of T in a data segment without mapping it, or None if it is gone or shorter."""
+    """Return the first ``length`` bytes of T in a data segment without mapping it, or None if it is gone, shorter, or
+    not the segment that its name says."""
+    name = data_segment(prefix, ident)
     try:
-        fd = shm.open_segment(data_segment(prefix, ident))
+        fd = shm.open_segment(name)
     except FileNotFoundError:
         return None
     try:
-        if os.fstat(fd).st_size < DATA_HEADER_BYTES + length:
+        header = header_of(name, fd)
+        if header.id != ident or not length <= header.capacity <= os.fstat(fd).st_size - DATA_HEADER_BYTES:
             return None
         raw = os.pread(fd, length, DATA_HEADER_BYTES)
         while len(raw) < length:
@@ -176,6 +179,8 @@ def read(prefix: str, ident: int, length: int) -> bytes | None:
                 return None
             raw += more
         return raw
+    except LayoutMismatch:
+        return None
     finally:
         os.close(fd)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import _tenant, shm
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
-from .errors import LayoutMismatch, PagedPoolAllocFailed
+from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, pool_segment
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ class Pool:
                 # Its maker died before it published it; nobody can have a tenant in it.
                 shm.unlink(name)
                 break
+            except SegmentRefused:
+                if number == 0:
+                    raise
+                break  # another user's, where the pool has come to its end
             self._add(segment)
             number += 1
         for name in names - {segment.name for segment in self.segments}:
@@ -125,11 +129,18 @@ class Pool:
             self.segments[0].raise_serial(top)
 
     def _remove_stray(self, name: str) -> None:
-        """Remove a segment to which the numbers do not lead: somebody removed one before it, and the pool with it."""
-        with contextlib.suppress(LayoutMismatch, FileNotFoundError):
+        """Remove a segment to which the numbers do not lead: somebody removed one before it, and the pool with it.
+
+        One of another user is nothing to the pool, and must not keep a daemon from starting.
+        """
+        try:
             segment = Segment.attach(name, self.prefix)
             for index, generation, _, _ in _tenant.tenants(segment):
                 _tenant.vacate(segment, index, generation)
+        except SegmentRefused:
+            return
+        except (LayoutMismatch, FileNotFoundError):
+            pass
         shm.unlink(name)
 
     def _add(self, segment: Segment) -> None:
@@ -156,7 +167,7 @@ class Pool:
                 slots = max(64, slots // 4)
             except BaseException as error:
                 # A signal handler may raise anywhere; a segment that was not added must not stay.
-                if name not in self._by_name and not isinstance(error, FileExistsError):
+                if name not in self._by_name and not isinstance(error, (FileExistsError, SegmentRefused)):
                     shm.unlink(name)
                 raise
         for full in self.segments[-2:-1]:
@@ -189,6 +200,7 @@ class Pool:
 
         Raises:
             PagedPoolAllocFailed: no room for another segment; nothing has changed.
+            SegmentRefused: another user has taken the name of the next segment; nothing has changed.
         """
         code, hashed, label = tag
         ident, length = data or (0, 0)

@@ -61,18 +61,21 @@ class PrivatePool(Pool):
             super().note_freed(segment, index)
 
 
-_pools: dict[int, PrivatePool] = {}
+_pools: dict[tuple[int, int], PrivatePool] = {}
 
 
 def the_pool() -> PrivatePool:
-    """Return this process's private pool; it has no segment yet when it is new."""
-    pid = os.getpid()
-    pool = _pools.get(pid)
+    """Return this process's private pool; it has no segment yet when it is new.
+
+    A process that changes its user begins another: segments of the old one's name are not its own to make.
+    """
+    me = os.getpid(), os.geteuid()
+    pool = _pools.get(me)
     if pool is None:
         from . import sweep
 
         sweep.dead_private_pools()
-        pool = _pools.setdefault(pid, PrivatePool(private_prefix(*identity.me(), identity.image())))
+        pool = _pools.setdefault(me, PrivatePool(private_prefix(*identity.me(), identity.image())))
         at_end()
     return pool
 
@@ -117,8 +120,9 @@ def close() -> None:
     """Remove this process's private pool, unless others still use mutexes in it; then the last of them does."""
     from . import sweep
 
-    pool = _pools.pop(os.getpid(), None)
-    if pool is not None:
-        pool.closed = True
+    for me in list(_pools):
+        pool = _pools.pop(me, None)
+        if pool is not None:
+            pool.closed = True
     with contextlib.suppress(OSError):  # out of descriptors, say; the next process that makes a pool removes this one
         sweep.leave_private_pools()

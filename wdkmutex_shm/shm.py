@@ -12,6 +12,7 @@ import posix_ipc
 
 from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
+from .names import user_prefix
 
 __all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink"]
 
@@ -48,14 +49,31 @@ def _open(name: str, flags: int, size: int) -> int:
             f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name
         ) from None
     except posix_ipc.ExistentialError as error:
-        kind = FileExistsError if flags & posix_ipc.O_CREAT else FileNotFoundError
-        raise kind(str(error), name) from None
+        if not flags & posix_ipc.O_CREAT:
+            raise FileNotFoundError(str(error), name) from None
+        _refuse_others(name)
+        raise FileExistsError(str(error), name) from None
     except OSError as error:
         if error.errno is None:
             error = _descriptor_error() or error  # posix_ipc does not say which limit of descriptors was met
         if error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
         raise
+
+
+def _refuse_others(name: str) -> None:
+    """Raise SegmentRefused if the segment ``name``, which is in the way, belongs to another user."""
+    try:
+        owner = os.lstat(FOLDER + name).st_uid
+    except FileNotFoundError:
+        return
+    if owner != os.geteuid():
+        raise SegmentRefused(
+            f"shared memory segment {name} cannot be made: uid {owner} has made one of that name; have it removed (by "
+            "root or its owner), or use another instance",
+            name=name,
+            owner_uid=owner,
+        )
 
 
 def _descriptor_error() -> OSError | None:
@@ -75,8 +93,15 @@ def create(name: str, size: int) -> int:
     Raises:
         FileExistsError: the name is taken.
         PagedPoolAllocFailed: there is no room (or no descriptor); nothing is left behind.
-        SegmentRefused: the name is taken by another user.
+        SegmentRefused: the name is taken by another user, or is of another user: this process has changed its own.
     """
+    if not name.startswith(user_prefix()):
+        # It would be this user's, and refused by all those who use what it is made for.
+        raise SegmentRefused(
+            f"shared memory segment {name} cannot be made by uid {os.geteuid()}, for its name is of another user: this "
+            "process has changed its user since it attached",
+            name=name,
+        )
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours

@@ -132,6 +132,7 @@ typedef struct {
     uint32_t depth;  /* CriticalSection: how often it was entered */
     uint32_t abandoned_pid; /* CriticalSection: dead owner before this hold, plus one */
     wdkm_mapping *maps; /* two of them, or NULL */
+    uint64_t lent;      /* views of a box that point into one of them */
 } wdkm_local;
 
 /* One thread of this process. */

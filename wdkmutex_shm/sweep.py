@@ -7,6 +7,7 @@ even when its descriptor is closed, and a fork shares it, so the kernel itself k
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -107,7 +108,8 @@ def leave_private_pools() -> None:
             for segment in segments:
                 segment.abandon()
             for name in shm.listing(prefix + "."):
-                shm.unlink(name)
+                with contextlib.suppress(SegmentRefused):  # made before this process changed its user
+                    shm.unlink(name)
 
 
 def _only_user(segments: list[Segment]) -> bool:

@@ -99,7 +99,7 @@ def interleave(
         for number in range(rounds + 1):
             for name, run in cases:
                 # Caches and the processor's clock are this case's then, not the last's.
-                run(max(loops[name] // _LEAD_IN, _FEWEST))
+                run(max(loops[name] // _LEAD_IN, min(loops[name], _FEWEST)))
                 took = _timed(run, loops[name], clock)
                 if number:
                     found[name].append(took / loops[name])

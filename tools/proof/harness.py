@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Broken promises that a summary lists; the rest are only counted.
 _LISTED = 20
+#: Seconds between two looks of the progress line.
+_REFRESH = 0.25
 
 
 def options(*, seconds: float | None = None) -> Callable[[F], F]:
@@ -73,8 +76,9 @@ class Proof:
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
-            refresh_per_second=4,
+            auto_refresh=False,  # by a thread, and the tools fork
         )
+        self._shown = 0.0
         self._task = self._progress.add_task("", total=None)
 
     # --- time
@@ -95,7 +99,11 @@ class Proof:
         """Say how far it is; without ``done`` the time counts."""
         if done is None and self.seconds is not None:
             done, total = min(self.elapsed, self.seconds), self.seconds
-        self._progress.update(self._task, description=text, completed=done, total=total)
+        now = time.monotonic()
+        due = now - self._shown >= _REFRESH
+        if due:
+            self._shown = now
+        self._progress.update(self._task, description=text, completed=done, total=total, refresh=due)
 
     def broken(self, promise: str, **facts: Any) -> None:
         """Report a broken promise.
@@ -160,6 +168,7 @@ def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file:
     proof = Proof(tool, seed, seconds)
     saved = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = proof.folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, a tool cleans up as after Ctrl-C
     try:
         with proof._progress:
             yield proof

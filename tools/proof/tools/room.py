@@ -1,0 +1,66 @@
+"""No room: a full /dev/shm, and no descriptors, locked memory or address space."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+
+from wdkmutex_shm import sweep
+
+from ..harness import Proof, options, run
+from ..siege import limits, rooms
+from ..siege.children import in_child
+
+
+def _limit(proof: Proof, scene: str) -> None:
+    """Play a scene of :mod:`proof.siege.limits` in a new process."""
+    seed = str(proof.random.getrandbits(32))
+    environment = {**os.environ, "WDKMUTEX_MLOCK": "1"} if scene == "locked_memory" else None
+    words = [sys.executable, "-m", limits.__name__, scene, seed, f"{proof.instance}-l"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    try:
+        outcome = json.loads(done.stdout)
+    except ValueError:
+        outcome = {"value": None, "told": (done.stderr or done.stdout)[-500:]}
+    if isinstance(outcome["value"], str):
+        if outcome["value"] not in proof.summary()["skipped"]:
+            proof.skip(outcome["value"])
+        return
+    proof.expect(outcome["told"] is None, f"no room: {scene.replace('_', ' ')}", told=outcome["told"], seed=seed)
+    proof.counts[scene] += outcome["value"] or 0
+
+
+def _room(proof: Proof, scene: str) -> None:
+    """Play a scene of :mod:`proof.siege.rooms`."""
+    seed = proof.random.getrandbits(32)
+    outcome = rooms.in_small_room(rooms.SCENES[scene], seed, f"{proof.instance}-r", 60.0)
+    proof.expect(outcome.well, f"no room in /dev/shm: {scene}", told=outcome.told(), seed=seed)
+    proof.counts[scene] += outcome.value or 0
+
+
+@click.command("room")
+@options(seconds=60)
+@click.option("--scene", type=click.Choice([*limits.SCENES, *rooms.SCENES]), multiple=True, help="Only these.")
+def command(seed: int | None, json_file: str | None, seconds: float, scene: tuple[str, ...]) -> None:
+    """Take the room away: /dev/shm of a megabyte, EMFILE, ENFILE, RLIMIT_MEMLOCK, RLIMIT_AS; then give it back."""
+    with run("room", seed=seed, seconds=seconds, json_file=json_file) as proof:
+        names = scene or (*limits.SCENES, *rooms.SCENES)
+        scenes = [(_limit, one) for one in names if one in limits.SCENES]
+        entered = in_child(rooms.enter)
+        if entered.well:
+            scenes += [(_room, one) for one in names if one in rooms.SCENES]
+        else:
+            proof.skip(f"a full /dev/shm: a private mount namespace is not permitted here ({entered.error})")
+        order = proof.random.sample(scenes, len(scenes))
+        while order or (scenes and not proof.over):
+            play, one = order.pop() if order else proof.random.choice(scenes)
+            proof.progress(one.replace("_", " "))
+            play(proof, one)
+            proof.counts["scenes"] += 1
+            if proof.counts["broken"] >= 20:
+                break
+        sweep.dead_private_pools()
