@@ -25,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Broken promises that a summary lists; the rest are only counted.
 _LISTED = 20
+#: Seconds between two looks of the progress line.
+_REFRESH = 0.25
 
 
 def options(*, seconds: float | None = None) -> Callable[[F], F]:
@@ -73,8 +75,9 @@ class Proof:
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
-            refresh_per_second=4,
+            auto_refresh=False,  # no thread: tools fork
         )
+        self._refreshed = 0.0
         self._task = self._progress.add_task("", total=None)
 
     # --- time
@@ -95,7 +98,11 @@ class Proof:
         """Say how far it is; without ``done`` the time counts."""
         if done is None and self.seconds is not None:
             done, total = min(self.elapsed, self.seconds), self.seconds
-        self._progress.update(self._task, description=text, completed=done, total=total)
+        now = time.monotonic()
+        due = now - self._refreshed > _REFRESH
+        self._progress.update(self._task, description=text, completed=done, total=total, refresh=due)
+        if due:
+            self._refreshed = now
 
     def broken(self, promise: str, **facts: Any) -> None:
         """Report a broken promise.
