@@ -113,7 +113,7 @@ class Trace:
         self._plan()
 
     def _plan(self) -> None:
-        """Find for each instruction the place before it from which it is reached with the fewest stops of the victim."""
+        """Find for each instruction from where before it it is reached with the fewest stops of the victim."""
         seen: dict[int, int] = {}
         calls = base = times = cost = 0
         for number, where in enumerate(self._where):
@@ -142,7 +142,7 @@ class Stepper:
         folder: where it is compiled.
 
     Raises:
-        CannotStepError: there is no C compiler, it is another machine than an x86-64 or aarch64, or ptrace(2) is not allowed.
+        CannotStepError: no C compiler, neither x86-64 nor aarch64, or ptrace(2) is not allowed.
     """
 
     def __init__(self, folder: str) -> None:
@@ -183,8 +183,8 @@ class Stepper:
         """Lead a victim from its mark to a place.
 
         Returns:
-            ``ARRIVED``; ``AT_END`` or ``ENDED`` when its way was shorter than that; ``ELSEWHERE`` when it came to a system
-            call where another victim had come to the place, and is stopped there.
+            ``ARRIVED``; ``AT_END`` or ``ENDED`` when its way was shorter than that; ``ELSEWHERE`` when it came to a
+            system call where another victim had come to the place, and is stopped there.
         """
         code = self._called("wdkm_leap", pid, point.calls)
         if code == ARRIVED and point.times:
@@ -212,14 +212,20 @@ class Stepper:
         flags = bytearray(room)
         size = region.size if region is not None else 0
         last = ctypes.create_string_buffer(size + 1)
-        ctypes.memmove(last, region.address if region is not None else None, size)
         shared = region.address if region is not None else ctypes.addressof(last)
+        ctypes.memmove(last, shared, size)
         watch = _Watch(shared=shared, last=ctypes.addressof(last), size=size)
         count = ctypes.c_size_t()
         address, _ = where.buffer_info()
         raw = (ctypes.c_ubyte * room).from_buffer(flags)
         code = self._called(
-            "wdkm_trace", pid, ctypes.byref(watch), ctypes.c_void_p(address), raw, ctypes.c_size_t(room), ctypes.byref(count)
+            "wdkm_trace",
+            pid,
+            ctypes.byref(watch),
+            ctypes.c_void_p(address),
+            raw,
+            ctypes.c_size_t(room),
+            ctypes.byref(count),
         )
         if code == ENDED:
             raise RuntimeError("the victim ended by itself")

@@ -1,7 +1,7 @@
 """The daemon changes its names, and is killed; another one takes its place.
 
-Victims are real daemons, forked from this process so that they are ready soon. Who asks them is a process of its own: it is
-stopped while the survivors look at what a restarted daemon made of the remains, then it goes on and may ask again.
+Victims are real daemons, forked from this process so that they are ready soon. Who asks them is a process of its own:
+it is stopped while the survivors look at what a restarted daemon made of the remains, and then may ask again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from wdkmutex_daemon import handlers
 from wdkmutex_daemon.lifecycle import serve
+
 from wdkmutex_shm import FastMutex, shm, verbs
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.client import Client, connect
@@ -234,7 +235,9 @@ class DaemonScene(Scene):
             self.expect(found in allowed, "a name has its old or its new T", where, found=found, names=sorted(names))
             if change.ends:
                 whole = {_BYSTANDER, _NAME}
-                self.expect(names in (set(), whole), "an instance is destroyed wholly or not at all", where, names=names)
+                self.expect(
+                    names in (set(), whole), "an instance is destroyed wholly or not at all", where, names=names
+                )
             else:
                 self.expect(_BYSTANDER in names, "other names stay", where, names=names)
                 self._lock(self._bystander, where)

@@ -12,7 +12,7 @@ from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
 from ..harness import Proof
-from ..stepping import Region, Stepper, end, traced_child
+from ..stepping import Region, Stepper, traced_child
 from . import Scene
 
 __all__ = ["OPERATIONS", "MutexScene", "Operation", "SectionScene"]
@@ -127,23 +127,23 @@ class MutexScene(Scene):
         self._dies_holding = self._ended = False
         self._owner = 0
         for _ in range(_WARM_UP):  # what is made at first use is no part of the operation
-            self._make()
-            operation.act(self._mutex, self._old, self._new)
-            if not self._mutex.destroyed:
-                self._mutex.to_owned()
-        self._mutex = None
+            mutex = self._make()
+            operation.act(mutex, self._old, self._new)
+            if not mutex.destroyed:
+                mutex.to_owned()
 
-    def _make(self) -> None:
+    def _make(self) -> Any:
         before, self._old, self._new = (self._operation.value(next(_numbers), size) for size in self._operation.sizes)
-        self._mutex = self._operation.kind(before)
-        self._mutex.replace(before)
-        self._mutex.replace(self._old)
+        mutex = self._operation.kind(before)
+        mutex.replace(before)
+        mutex.replace(self._old)
+        return mutex
 
     def begin(self) -> int:
         """A mutex that holds the old T, and before it held another one."""
         self.close()
-        self._make()
-        mutex, old, new, act = self._mutex, self._old, self._new, self._operation.act
+        mutex = self._mutex = self._make()
+        old, new, act = self._old, self._new, self._operation.act
         if self._operation.orphaned:
             _orphan(mutex)
         self.region = Region(mutex.segment, HEADER_BYTES + mutex.slot_index * SLOT_BYTES, SLOT_BYTES)
@@ -243,9 +243,7 @@ class SectionScene(Scene):
         self._dies_holding = False
         for _ in range(_WARM_UP):
             self._act()
-        self.region = Region(
-            self._section.segment, HEADER_BYTES + self._section.slot_index * SLOT_BYTES, SLOT_BYTES
-        )
+        self.region = Region(self._section.segment, HEADER_BYTES + self._section.slot_index * SLOT_BYTES, SLOT_BYTES)
 
     def _act(self) -> None:
         with self._section, self._section:

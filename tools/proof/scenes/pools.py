@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 from wdkmutex_shm import FastMutex, KMutex, private, shm, sweep
 from wdkmutex_shm.names import user_prefix
@@ -61,7 +62,7 @@ class SweepScene(Scene):
         """A child dies that has a pool of two segments and two data segments, and holds a lock."""
         self._dead = os.fork()
         if self._dead == 0:
-            mutexes = [KMutex(0) for _ in range(65)]
+            mutexes: list[KMutex[Any]] = [KMutex(0) for _ in range(65)]
             mutexes += [KMutex(b"x" * 300), KMutex(b"x" * 3000)]
             with mutexes[-1].lock():
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What the storm's processes know of each other: memory that they share by fork, and files that are only appended to."""
+"""What the storm's processes know of each other: memory that they share by fork, and files that only grow."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Books: each T carries the number of the last commit of every worker, and a check of itself.
 
-So whoever reads a T can tell whether it is whole, whether it belongs to the mutex that was asked for, and whether a commit
-is missing.
+So whoever reads a T can tell whether it is whole, whether it belongs to the mutex that was asked for, and whether a
+commit is missing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -41,7 +42,7 @@ class Book(NamedTuple):
     """A mutex of the storm.
 
     Attributes:
-        index: number of it.
+        number: of it.
         name: registered name; of an anonymous one, for its ledger.
         kind: ``fast``, ``k`` or ``section``.
         ledger: form of its T; None for a section.
@@ -49,7 +50,7 @@ class Book(NamedTuple):
         renewed: whether it is registered anew now and then.
     """
 
-    index: int
+    number: int
     name: str
     kind: str
     ledger: Ledger | None
@@ -61,7 +62,9 @@ class _OopsError(Exception):
     """What a worker raises while it holds a lock."""
 
 
-def run_worker(number: int, workers: int, board: Board, folder: str, books: list[Book], instance: str, seed: int) -> NoReturn:
+def run_worker(
+    number: int, workers: int, board: Board, folder: str, books: list[Book], instance: str, seed: int
+) -> NoReturn:
     """Be a worker, in a forked child, to the end of the process."""
     code = 1
     try:
@@ -125,10 +128,8 @@ class _Worker:
         self._handles.clear()
         self._certain.clear()
         self._logged = self._log.commits()
-        try:
+        with contextlib.suppress(GrtAlreadyExists):
             Grt.init(instance, timeout=_TIMEOUT)
-        except GrtAlreadyExists:
-            pass
         weights = [weight for weight, _ in self._deeds]
         while not self._board.stopping:
             book = self._chance.choice(self._books)
@@ -143,12 +144,12 @@ class _Worker:
                 else:
                     deed(book, self._handle(book))
             except MutexDestroyed:
-                self._handles.pop(book.index, None)
+                self._handles.pop(book.number, None)
             except (DaemonUnavailable, KeyNotFound, GrtIsEmpty, KeyExists):
                 pass  # the daemon was just killed, or somebody else registers
             except WdkMutexError as error:
                 self._log.broken("every error has a reason in the storm", error=error, mutex=book.name)
-                self._handles.pop(book.index, None)
+                self._handles.pop(book.number, None)
             self._board.count(self._number, "operations")
 
     def end(self) -> None:
@@ -167,9 +168,11 @@ class _Worker:
     def _handle(self, book: Book) -> Any:
         if book.handle is not None:
             return book.handle
-        handle = self._handles.get(book.index)
+        handle = self._handles.get(book.number)
         if handle is None:
-            get = {"fast": Grt.get_fast_mutex, "k": Grt.get_kmutex, "section": Grt.get_critical_section}[book.kind]
+            get: Callable[[str], Any] = Grt.get_critical_section
+            if book.kind != "section":
+                get = Grt.get_fast_mutex if book.kind == "fast" else Grt.get_kmutex
             try:
                 handle = get(book.name)
             except (KeyNotFound, GrtIsEmpty):
@@ -177,16 +180,18 @@ class _Worker:
                     self._log.broken("a registered name stays", mutex=book.name)
                 self._register(book, checked=True)
                 handle = get(book.name)
-            self._handles[book.index] = handle
+            self._handles[book.number] = handle
         return handle
 
     def _register(self, book: Book, *, checked: bool) -> None:
         assert book.ledger is not None
         value = book.ledger.first(book.name, self._chance.getrandbits(60), self._workers)
+        register: Callable[[str, Any], object]
         if book.kind == "fast":
-            (Grt.register_fast_mutex_checked if checked else Grt.register_fast_mutex)(book.name, value)
+            register = Grt.register_fast_mutex_checked if checked else Grt.register_fast_mutex
         else:
-            (Grt.register_kmutex_checked if checked else Grt.register_kmutex)(book.name, value)
+            register = Grt.register_kmutex_checked if checked else Grt.register_kmutex
+        register(book.name, value)
         self._board.count(self._number, "registrations")
 
     def _register_anew(self, book: Book) -> None:
@@ -221,9 +226,9 @@ class _Worker:
         except TornError as error:
             self._log.broken("T is whole, and of the mutex that it was read from", mutex=book.name, found=error)
             return None
-        key = (book.index, page.epoch)
+        key = (book.number, page.epoch)
         seen = self._seen.get(key, page.commits)
-        if any((now - then) % modulus > modulus // 2 for now, then in zip(page.commits, seen)):
+        if any((now - then) % modulus > modulus // 2 for now, then in zip(page.commits, seen, strict=True)):
             self._log.broken("no commit is undone", mutex=book.name, seen=seen, found=page.commits)
         self._seen[key] = page.commits
         logged = self._logged.get(key, 0)
@@ -248,8 +253,8 @@ class _Worker:
 
     def _done(self, book: Book, page: Page) -> None:
         number = page.commits[self._number]
-        self._log.commit(book.index, page.epoch, number)
-        self._logged[book.index, page.epoch] = number
+        self._log.commit(book.number, page.epoch, number)
+        self._logged[book.number, page.epoch] = number
         self._board.count(self._number, "commits")
 
     # --- deeds
@@ -328,7 +333,7 @@ class _Worker:
 
     def _pickle(self, book: Book, mutex: Any) -> None:
         if book.handle is None:
-            self._handles[book.index] = pickle.loads(pickle.dumps(mutex))
+            self._handles[book.number] = pickle.loads(pickle.dumps(mutex))
 
     def _own(self) -> None:
         """A mutex of this process alone, which its death leaves in shared memory."""

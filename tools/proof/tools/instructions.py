@@ -61,11 +61,13 @@ SCENES: dict[str, Maker] = {
 @options(seconds=60)
 @click.option("--operation", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only these; else all.")
 @click.option("--stride", type=click.IntRange(1), help="Kill after every so many instructions, however long it takes.")
-def command(seed: int | None, seconds: float, json_file: str | None, names: tuple[str, ...], stride: int | None) -> None:
+def command(
+    seed: int | None, seconds: float, json_file: str | None, names: tuple[str, ...], stride: int | None
+) -> None:
     """Kill a process after its n-th instruction in an operation, for every n, and see what the survivors find.
 
-    Without --stride as many n as fit the time: first those after which something is different for others (a store to shared
-    memory, a system call), then any.
+    Without --stride as many n as fit the time: first those after which something is different for others (a store to
+    shared memory, a system call), then any.
     """
     chosen = names or tuple(SCENES)
     limit = None if stride is not None else seconds

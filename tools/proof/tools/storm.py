@@ -1,4 +1,4 @@
-"""The crash storm: workers on shared mutexes are killed, stopped and interrupted at random, and the books must be right."""
+"""The crash storm: workers are killed, stopped and interrupted at random, and their books must stay right."""
 
 from __future__ import annotations
 
@@ -48,10 +48,8 @@ _DAEMON_SECONDS = 15
 @click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time.")
 @click.option("--mutexes", type=click.IntRange(1), default=len(_KINDS), help="Mutexes that they share.")
 @click.option("--every", type=float, default=0.05, help="Mean seconds between two blows.")
-def command(
-    seed: int | None, seconds: float, json_file: str | None, workers: int, mutexes: int, every: float
-) -> None:
-    """Let processes keep books in shared mutexes while they are killed, stopped and interrupted, and the daemon with them."""
+def command(seed: int | None, seconds: float, json_file: str | None, workers: int, mutexes: int, every: float) -> None:
+    """Let processes keep books in shared mutexes while they, and the daemon, are killed, stopped and interrupted."""
     with run("storm", seed=seed, seconds=seconds, json_file=json_file) as proof:
         storm = _Storm(proof, workers, mutexes, every)
         try:
@@ -200,7 +198,9 @@ class _Storm:
             return
         deaths = self._proof.counts["kills"]
         self._proof.expect(
-            self._proof.counts["abandoned"] <= deaths, "a lock is abandoned only by a death", deaths=deaths,
+            self._proof.counts["abandoned"] <= deaths,
+            "a lock is abandoned only by a death",
+            deaths=deaths,
             abandoned=self._proof.counts["abandoned"],
         )
         self._audit()
@@ -221,7 +221,7 @@ class _Storm:
                 self._proof.broken("T is whole in the end", mutex=book.name, error=error)
                 continue
             for number in range(self._workers):
-                known = logged[number].get((book.index, page.epoch), 0)
+                known = logged[number].get((book.number, page.epoch), 0)
                 ahead = (page.commits[number] - known) % book.ledger.modulus
                 self._proof.expect(
                     ahead <= 1,
