@@ -67,6 +67,7 @@ def run_worker(
 ) -> NoReturn:
     """Be a worker, in a forked child, to the end of the process."""
     code = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a shell in the background has made of it
     try:
         log = Log(folder, number)
         try:
@@ -99,6 +100,7 @@ class _Worker:
         self._books = books
         self._chance = chance
         self._footprint = _footprint()
+        self._parent = os.getppid()
         self._handles: dict[int, Any] = {}
         self._logged: dict[tuple[int, int], int] = {}
         self._certain: set[tuple[int, int]] = set()
@@ -131,7 +133,7 @@ class _Worker:
         with contextlib.suppress(GrtAlreadyExists):
             Grt.init(instance, timeout=_TIMEOUT)
         weights = [weight for weight, _ in self._deeds]
-        while not self._board.stopping:
+        while not self._board.stopping and os.getppid() == self._parent:
             book = self._chance.choice(self._books)
             (_, deed) = self._chance.choices(self._deeds, weights)[0]
             try:
