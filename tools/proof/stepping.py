@@ -7,15 +7,14 @@ import ctypes
 import mmap
 import os
 import platform
-import shutil
 import signal
-import subprocess
-import sysconfig
 from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from wdkmutex_shm import shm
+
+from .compiling import CannotCompileError, compiled
 
 __all__ = ["CannotStepError", "Point", "Region", "Stepper", "Trace", "end", "mark", "traced_child"]
 
@@ -25,7 +24,6 @@ ARRIVED, AT_END, ENDED, ELSEWHERE = range(4)
 _IS_CALL, _HAS_CHANGED = 1, 2
 _TRACEME = 0
 _REFUSED = 77
-_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stepper.c")
 
 
 class CannotStepError(Exception):
@@ -146,7 +144,12 @@ class Stepper:
     """
 
     def __init__(self, folder: str) -> None:
-        self._library = ctypes.CDLL(_compiled(folder))
+        if platform.machine() not in ("x86_64", "aarch64"):
+            raise CannotStepError(f"single steps are known for x86-64 and aarch64, not for {platform.machine()}")
+        try:
+            self._library = ctypes.CDLL(compiled("stepper", folder))
+        except CannotCompileError as error:
+            raise CannotStepError(str(error)) from None
         for name in ("wdkm_leap", "wdkm_step"):
             getattr(self._library, name).argtypes = (ctypes.c_int, ctypes.c_uint64)
         self._library.wdkm_run_to.argtypes = (ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)
@@ -230,20 +233,6 @@ class Stepper:
         if code == ENDED:
             raise RuntimeError("the victim ended by itself")
         return Trace(first_call, where[: count.value], bytes(flags[: count.value]), code == AT_END)
-
-
-def _compiled(folder: str) -> str:
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
-    if platform.machine() not in ("x86_64", "aarch64"):
-        raise CannotStepError(f"single steps are known for x86-64 and aarch64, not for {platform.machine()}")
-    if shutil.which(compiler[0]) is None:
-        raise CannotStepError(f"there is no C compiler ({compiler[0]}) for stepper.c")
-    target = os.path.join(folder, "stepper.so")
-    words = [*compiler, "-O2", "-shared", "-fPIC", "-o", target, _SOURCE]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CannotStepError(f"stepper.c does not compile: {done.stderr}")
-    return target
 
 
 _libc = ctypes.CDLL(None)
