@@ -92,6 +92,16 @@ def test_destroy_goes_on_past_what_it_cannot_remove(grt: str) -> None:
         os.rmdir(folder)
 
 
+def test_destroy_takes_along_what_a_killed_starter_left(grt: str) -> None:
+    pid = daemon_pid(grt)
+    path = paths.start_lock_path(grt)
+    with open(path, "x"):  # nobody has it locked: whoever did was killed
+        pass
+    Grt.destroy()
+    wait_until(lambda: gone(pid))
+    assert not os.path.exists(path)
+
+
 def test_a_stopped_daemon_is_named(grt: str) -> None:
     pid = daemon_pid(grt)
     os.kill(pid, signal.SIGSTOP)

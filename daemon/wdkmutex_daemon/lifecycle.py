@@ -308,6 +308,9 @@ class _Life:
         if gone:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._log_path)
+            start_lock = LockFile(paths.start_lock_path(self.instance))
+            if start_lock.try_acquire():  # nobody is starting a daemon: a starter that was killed left the file, if any
+                start_lock.release(remove=True)
         self._lock.release(remove=True)
 
 

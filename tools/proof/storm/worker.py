@@ -1,0 +1,412 @@
+"""One worker of the storm: it keeps books until it is killed, and tells what it finds wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from wdkmutex_shm import CriticalSection, Grt, KMutex, private
+from wdkmutex_shm.errors import (
+    DaemonUnavailable,
+    GrtAlreadyExists,
+    GrtIsEmpty,
+    KeyExists,
+    KeyNotFound,
+    MutexDestroyed,
+    NotOwned,
+    WdkMutexError,
+)
+
+from .board import Board, Log
+from .ledger import Ledger, Page, TornError
+
+__all__ = ["INTERRUPTED", "Book", "run_worker"]
+
+INTERRUPTED = 3
+"""Exit status of a worker that was interrupted where it could not go on."""
+_LONGEST_WAIT = 2.0
+_TIMEOUT = 10.0
+_TURNOVER = 0.01
+
+
+class Book(NamedTuple):
+    """A mutex of the storm.
+
+    Attributes:
+        number: of it.
+        name: registered name; of an anonymous one, for its ledger.
+        kind: ``fast``, ``k`` or ``section``.
+        ledger: form of its T; None for a section.
+        handle: of an anonymous one, else None.
+        renewed: whether it is registered anew now and then.
+    """
+
+    number: int
+    name: str
+    kind: str
+    ledger: Ledger | None
+    handle: Any
+    renewed: bool
+
+
+class _OopsError(Exception):
+    """What a worker raises while it holds a lock."""
+
+
+def run_worker(
+    number: int, workers: int, board: Board, folder: str, books: list[Book], instance: str, seed: int
+) -> NoReturn:
+    """Be a worker, in a forked child, to the end of the process."""
+    code = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a shell in the background has made of it
+    try:
+        log = Log(folder, number)
+        try:
+            worker = _Worker(number, workers, board, log, books, random.Random(seed))
+            while True:
+                try:
+                    worker.live(instance)
+                    break
+                except KeyboardInterrupt:
+                    board.count(number, "interrupts")
+            worker.end()
+            code = 0
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BaseException as error:
+            traceback.print_exc()
+            log.broken("a worker goes on", error=error)
+    finally:
+        os._exit(code)
+
+
+class _Worker:
+    def __init__(
+        self, number: int, workers: int, board: Board, log: Log, books: list[Book], chance: random.Random
+    ) -> None:
+        self._number = number
+        self._workers = workers
+        self._board = board
+        self._log = log
+        self._books = books
+        self._chance = chance
+        self._footprint = _footprint()
+        self._parent = os.getppid()
+        self._handles: dict[int, Any] = {}
+        self._logged: dict[tuple[int, int], int] = {}
+        self._certain: set[tuple[int, int]] = set()
+        self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._lost = False  # an error in a finalizer, of which nobody is told
+        sys.unraisablehook = self._note_lost
+        self._deeds: list[tuple[float, Callable[[Book, Any], None]]] = [
+            (10, self._commit),
+            (3, self._commit_nested),
+            (2, self._commit_twice),
+            (2, self._commit_by_dropping),
+            (2, self._try),
+            (3, self._fail),
+            (1, self._fork),
+            (5, self._peek),
+            (0.5, self._pickle),
+        ]
+
+    def _note_lost(self, what: object) -> None:
+        self._lost = True
+
+    # --- a life: from the start, or from a Ctrl-C, to the next
+
+    def live(self, instance: str) -> None:
+        """Work until told to stop. What was done and what was only begun is found out anew."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        self._handles.clear()
+        self._certain.clear()
+        self._logged = self._log.commits()
+        with contextlib.suppress(GrtAlreadyExists):
+            Grt.init(instance, timeout=_TIMEOUT)
+        weights = [weight for weight, _ in self._deeds]
+        while not self._board.stopping and os.getppid() == self._parent:
+            book = self._chance.choice(self._books)
+            (_, deed) = self._chance.choices(self._deeds, weights)[0]
+            try:
+                if book.renewed and self._chance.random() < _TURNOVER:
+                    self._register_anew(book)
+                elif book.kind == "section":
+                    self._section(book)
+                elif self._chance.random() < 0.02:
+                    self._own()
+                else:
+                    deed(book, self._handle(book))
+            except MutexDestroyed:
+                self._handles.pop(book.number, None)
+            except (DaemonUnavailable, KeyNotFound, GrtIsEmpty, KeyExists):
+                pass  # the daemon was just killed, or somebody else registers
+            except WdkMutexError as error:
+                self._log.broken("every error has a reason in the storm", error=error, mutex=book.name)
+                self._handles.pop(book.number, None)
+            self._board.count(self._number, "operations")
+
+    def end(self) -> None:
+        """Give everything back, and see that nothing is left."""
+        self._handles.clear()
+        Grt.detach()
+        private.close()
+        gc.collect()
+        found = _footprint()
+        if found[0] != self._footprint[0] or found[1] > self._footprint[1]:
+            self._log.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
+        self._board.count(self._number, "lives ended in order")
+
+    # --- names
+
+    def _handle(self, book: Book) -> Any:
+        if book.handle is not None:
+            return book.handle
+        handle = self._handles.get(book.number)
+        if handle is None:
+            get: Callable[[str], Any] = Grt.get_critical_section
+            if book.kind != "section":
+                get = Grt.get_fast_mutex if book.kind == "fast" else Grt.get_kmutex
+            try:
+                handle = get(book.name)
+            except (KeyNotFound, GrtIsEmpty):
+                if not book.renewed:
+                    self._log.broken("a registered name stays", mutex=book.name)
+                self._register(book, checked=True)
+                handle = get(book.name)
+            self._handles[book.number] = handle
+        return handle
+
+    def _register(self, book: Book, *, checked: bool) -> None:
+        assert book.ledger is not None
+        value = book.ledger.first(book.name, self._chance.getrandbits(60), self._workers)
+        register: Callable[[str, Any], object]
+        if book.kind == "fast":
+            register = Grt.register_fast_mutex_checked if checked else Grt.register_fast_mutex
+        else:
+            register = Grt.register_kmutex_checked if checked else Grt.register_kmutex
+        register(book.name, value)
+        self._board.count(self._number, "registrations")
+
+    def _register_anew(self, book: Book) -> None:
+        if self._chance.random() < 0.5:
+            self._register(book, checked=False)
+        else:
+            Grt.unregister(book.name)
+
+    # --- what is read and written
+
+    def _lock(self, mutex: Any) -> Any:
+        begun, excused = time.monotonic_ns(), self._board.excused()
+        guard = mutex.lock(_TIMEOUT)
+        self._waited(mutex, begun, excused)
+        if guard.abandoned and not guard.is_inner:
+            self._board.count(self._number, "abandoned")
+        return guard
+
+    def _waited(self, mutex: Any, begun: int, excused: int) -> None:
+        excused = self._board.excused() - excused
+        waited = time.monotonic_ns() - begun - excused
+        self._board.note_wait(self._number, max(0, waited))
+        if waited > _LONGEST_WAIT * 1e9:
+            self._log.broken("nobody waits over 2 s", mutex=mutex.name, seconds=waited / 1e9, excused=excused / 1e9)
+
+    def _verify(self, book: Book, value: Any) -> Page | None:
+        """Read a T and compare it with what is known. None if it is not whole."""
+        assert book.ledger is not None
+        modulus = book.ledger.modulus
+        try:
+            page = book.ledger.read(value, book.name)
+        except TornError as error:
+            self._log.broken("T is whole, and of the mutex that it was read from", mutex=book.name, found=error)
+            return None
+        key = (book.number, page.epoch)
+        seen = self._seen.get(key, page.commits)
+        if any((now - then) % modulus > modulus // 2 for now, then in zip(page.commits, seen, strict=True)):
+            self._log.broken("no commit is undone", mutex=book.name, seen=seen, found=page.commits)
+        self._seen[key] = page.commits
+        logged = self._logged.get(key, 0)
+        ahead = (page.commits[self._number] - logged) % modulus
+        if ahead > (0 if key in self._certain else 1):
+            self._log.broken("T has every commit that returned, and none that did not", mutex=book.name, logged=logged,
+                             found=page.commits[self._number], sure=key in self._certain)  # fmt: skip
+        if ahead:
+            self._done(book, page)
+        self._certain.add(key)
+        return page
+
+    def _next(self, book: Book, value: Any) -> tuple[Any, Page] | None:
+        """The T of this worker's next commit, and what it says."""
+        page = self._verify(book, value)
+        if page is None or book.ledger is None:
+            return None
+        commits = list(page.commits)
+        commits[self._number] = (commits[self._number] + 1) % book.ledger.modulus
+        page = Page(page.epoch, tuple(commits))
+        return book.ledger.write(value, book.name, page, self._chance), page
+
+    def _done(self, book: Book, page: Page) -> None:
+        number = page.commits[self._number]
+        self._log.commit(book.number, page.epoch, number)
+        self._logged[book.number, page.epoch] = number
+        self._board.count(self._number, "commits")
+
+    # --- deeds
+
+    def _commit(self, book: Book, mutex: Any) -> None:
+        with self._lock(mutex) as guard:
+            following = self._next(book, guard.value)
+            if following:
+                guard.value = following[0]
+        if following:
+            self._done(book, following[1])
+
+    def _commit_nested(self, book: Book, mutex: Any) -> None:
+        if book.kind != "k":
+            return
+        with self._lock(mutex) as outer:
+            following = self._next(book, outer.value)
+            with self._lock(mutex) as inner:
+                if following:
+                    inner.value = following[0]
+            try:
+                with self._lock(mutex) as inner:
+                    assert book.ledger is not None
+                    inner.value = book.ledger.spoiled(inner.value)
+                    raise _OopsError
+            except _OopsError:
+                pass
+        if following:
+            self._done(book, following[1])
+
+    def _commit_twice(self, book: Book, mutex: Any) -> None:
+        with self._lock(mutex) as guard:
+            following = self._next(book, guard.value)
+            if not following:
+                return
+            guard.value = following[0]
+            guard.commit()
+            self._done(book, following[1])
+            following = self._next(book, guard.value)
+            if following:
+                guard.value = following[0]
+        if following:
+            self._done(book, following[1])
+
+    def _commit_by_dropping(self, book: Book, mutex: Any) -> None:
+        guard = self._lock(mutex)
+        following = self._next(book, guard.value)
+        self._lost = False
+        if following:
+            guard.value = following[0]
+        del guard
+        if following:
+            if self._lost:
+                raise KeyboardInterrupt  # it came while the guard went, and was only reported; begin again
+            self._done(book, following[1])
+
+    def _try(self, book: Book, mutex: Any) -> None:
+        guard = mutex.try_lock()
+        if guard is not None:
+            with guard:
+                self._board.count(self._number, "abandoned", bool(guard.abandoned))
+                self._verify(book, guard.value)
+
+    def _fail(self, book: Book, mutex: Any) -> None:
+        assert book.ledger is not None
+        try:
+            with self._lock(mutex) as guard:
+                guard.value = book.ledger.spoiled(guard.value)
+                raise _OopsError
+        except _OopsError:
+            self._board.count(self._number, "rollbacks")
+
+    def _peek(self, book: Book, mutex: Any) -> None:
+        self._verify(book, mutex.peek())
+        self._board.count(self._number, "peeks")
+
+    def _pickle(self, book: Book, mutex: Any) -> None:
+        if book.handle is None:
+            self._handles[book.number] = pickle.loads(pickle.dumps(mutex))
+
+    def _own(self) -> None:
+        """A mutex of this process alone, which its death leaves in shared memory."""
+        mutex = KMutex(self._chance.randbytes(self._chance.randrange(200)))
+        with mutex.lock() as guard:
+            guard.value = value = guard.value * 2
+        if mutex.peek() != value:
+            self._log.broken("a commit is seen", mutex="anonymous")
+
+    def _section(self, book: Book) -> None:
+        section: CriticalSection = self._handle(book)
+        # A Ctrl-C between the two numbers would leave them unequal, as any program's data.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            begun, excused = time.monotonic_ns(), self._board.excused()
+            section.enter(_TIMEOUT)
+            self._waited(section, begun, excused)
+            left, right = self._board.pair
+            if left != right and not section.abandoned:
+                self._log.broken("a section keeps others out, and tells when its holder died", pair=(left, right))
+            self._board.count(self._number, "abandoned", bool(section.abandoned))
+            number = max(left, right) + 1
+            self._board.set_left(number)
+            if self._chance.random() < 0.5:
+                time.sleep(0.0005)
+            self._board.set_right(number)
+            section.leave()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _fork(self, book: Book, mutex: Any) -> None:
+        with self._lock(mutex) as guard:
+            following = self._next(book, guard.value)
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    self._inherit(book, mutex, guard, parent)
+                finally:
+                    os._exit(0)
+            os.waitpid(pid, 0)
+            if following:
+                guard.value = following[0]
+        self._board.count(self._number, "forks while holding")
+        if following:
+            self._done(book, following[1])
+
+    def _inherit(self, book: Book, mutex: Any, guard: Any, parent: int) -> None:
+        """In a forked child: the parent holds the lock, this process does not."""
+        try:
+            guard.value  # noqa: B018
+            self._log.broken("a forked child does not own its parent's guard", mutex=book.name)
+        except NotOwned:
+            pass
+        try:
+            own = mutex.try_lock()
+        except MutexDestroyed:
+            return
+        if own is not None:
+            # So the parent has just been killed; that it is not our parent any more follows soon.
+            deadline = time.monotonic() + 5
+            while os.getppid() == parent and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if os.getppid() == parent:
+                self._log.broken("a forked child cannot have the lock that its parent holds", mutex=book.name)
+            del own
+
+
+def _footprint() -> tuple[int, int]:
+    """Open descriptors, and mappings of segments of ours but for those of the parent's own mutexes."""
+    inherited = f".@{os.getppid()}."
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        mappings = sum("/dev/shm/wdkm." in line and inherited not in line for line in file)
+    return len(os.listdir("/proc/self/fd")), mappings

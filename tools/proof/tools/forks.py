@@ -1,0 +1,90 @@
+"""The matrix of forks and signals: every way to make a child, in every state of a mutex, and Ctrl-C at every bytecode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import click
+
+from wdkmutex_shm import FastMutex, Grt, shm
+from wdkmutex_shm.names import user_prefix
+
+from ..compiling import CannotCompileError
+from ..forking.interrupts import CASES, Interrupter, at_random_times
+from ..forking.matrix import cells, try_cell
+from ..harness import Proof, options, run
+
+_MOST_BROKEN = 10
+_MATRIX_SHARE = 0.6
+
+
+@click.command("forks")
+@options(seconds=60)
+def command(seed: int | None, seconds: float, json_file: str | None) -> None:
+    """Make children in every way, thread and state of a mutex; then let Ctrl-C arrive at every bytecode of operations."""
+    with run("forks", seed=seed, seconds=seconds, json_file=json_file) as proof:
+        FastMutex(0).to_owned()  # so that this process has its own pool already
+        _matrix(proof)
+        Grt.init(proof.instance)
+        try:
+            _interrupts(proof)
+        finally:
+            Grt.destroy()
+        own = f"{user_prefix()}{proof.instance}."
+        left = shm.listing(own)
+        proof.expect(not left, "nothing is left of the instance", left=left)
+
+
+def _done(proof: Proof) -> bool:
+    return proof.counts["broken"] >= _MOST_BROKEN
+
+
+def _matrix(proof: Proof) -> None:
+    assert proof.seconds is not None
+    descriptors = _descriptors()
+    found = cells(proof.random)
+    for number, cell in enumerate(found):
+        try_cell(proof, cell)
+        proof.progress(f"{number} of {len(found)} cells")
+        if _done(proof) or proof.elapsed > proof.seconds * _MATRIX_SHARE:
+            break
+    proof.counts["cells there are"] = len(found)
+    _stop_helpers()
+    now = _descriptors()
+    proof.expect(now == descriptors, "no descriptor is left by making children", before=descriptors, after=now)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _stop_helpers() -> None:
+    """End the processes that multiprocessing keeps for later."""
+    from multiprocessing import forkserver, resource_tracker
+
+    for helper in (forkserver, resource_tracker):
+        stopped: Any = getattr(helper, f"_{helper.__name__.rpartition('.')[2].replace('_', '')}", None) or getattr(
+            helper, "_resource_tracker", None
+        )
+        with contextlib.suppress(AttributeError):
+            stopped._stop()
+
+
+def _interrupts(proof: Proof) -> None:
+    try:
+        interrupter = Interrupter(proof)
+    except CannotCompileError as error:
+        proof.skip(str(error))
+        return
+    cases = list(CASES)
+    proof.random.shuffle(cases)
+    for case in cases:
+        for number in interrupter.at_every_bytecode(case):
+            proof.progress(f"{case.name}: bytecode {number}")
+            if _done(proof) or proof.over:
+                return
+    while not (_done(proof) or proof.over):
+        at_random_times(proof, proof.random.choice(cases))
+        proof.progress("at any time")

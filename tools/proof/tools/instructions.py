@@ -1,0 +1,184 @@
+"""Killed at every instruction: an operation is led to its n-th instruction and killed there, for every n."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import click
+
+from wdkmutex_shm import FastMutex, shm
+from wdkmutex_shm.names import user_prefix
+
+from ..harness import Proof, options, run
+from ..scenes import Scene
+from ..scenes.daemon import CHANGES, DaemonScene, Stage
+from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
+from ..scenes.pools import CreationScene, SweepScene
+from ..stepping import CannotStepError, Point, Stepper, Trace, end
+
+_LONGEST = 4_000_000
+"""Instructions of an operation that are looked at; none has so many."""
+_PART = 8_000
+"""Instructions that are looked at in one go where the time is limited."""
+_ANYWHERE = 10
+"""Kills in such a part beside those at changes."""
+_MOST_BROKEN = 5
+_REACHED = ("where it was meant", "at the end", "after its own end", "at the next system call")
+
+Maker = Callable[[Proof, Stepper, contextlib.ExitStack], Scene]
+
+
+def _mutex(index: int) -> Maker:
+    return lambda proof, stepper, stack: MutexScene(proof, stepper, OPERATIONS[index])
+
+
+def _daemon(index: int) -> Maker:
+    def make(proof: Proof, stepper: Stepper, stack: contextlib.ExitStack) -> Scene:
+        def stage() -> Stage:
+            found = Stage(proof, stepper)
+            stack.callback(found.close)
+            return found
+
+        return DaemonScene(proof, stepper, stage, CHANGES[index])
+
+    return make
+
+
+SCENES: dict[str, Maker] = {
+    **{operation.name: _mutex(index) for index, operation in enumerate(OPERATIONS)},
+    "section": lambda proof, stepper, stack: SectionScene(proof, stepper),
+    "pool-creation": lambda proof, stepper, stack: CreationScene(proof, stepper),
+    "pool-sweep": lambda proof, stepper, stack: SweepScene(proof, stepper),
+    **{change.name: _daemon(index) for index, change in enumerate(CHANGES)},
+}
+
+
+@click.command("instructions")
+@options(seconds=60)
+@click.option("--operation", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only these; else all.")
+@click.option("--stride", type=click.IntRange(1), help="Kill after every so many instructions, however long it takes.")
+def command(
+    seed: int | None, seconds: float, json_file: str | None, names: tuple[str, ...], stride: int | None
+) -> None:
+    """Kill a process after its n-th instruction in an operation, for every n, and see what the survivors find.
+
+    Without --stride as many n as fit the time: first those after which something is different for others (a store to
+    shared memory, a system call), then any.
+    """
+    chosen = names or tuple(SCENES)
+    limit = None if stride is not None else seconds
+    with run("instructions", seed=seed, seconds=limit, json_file=json_file) as proof, _one_processor():
+        try:
+            stepper = Stepper(proof.folder)
+        except CannotStepError as error:
+            proof.skip(str(error))
+            return
+        for done, name in enumerate(chosen):
+            left = None if limit is None else max(0.2, (limit - proof.elapsed) / (len(chosen) - done))
+            _attack(proof, stepper, name, left, stride)
+
+
+@contextlib.contextmanager
+def _one_processor() -> Iterator[None]:
+    """Stay on one processor: to wake a process on another one takes longer than an instruction's step."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        os.sched_setaffinity(0, allowed)
+
+
+def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, stride: int | None) -> None:
+    FastMutex(0).to_owned()  # so that this process has its own pool already
+    before, descriptors = set(shm.listing(user_prefix())), len(os.listdir("/proc/self/fd"))
+    deadline = None if seconds is None else time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        scene = SCENES[name](proof, stepper, stack)
+        stack.callback(scene.close)
+        hunt = _Hunt(proof, stepper, scene)
+        for _ in hunt.all_of_it(stride) if stride is not None else hunt.by_parts():
+            if proof.counts["broken"] >= _MOST_BROKEN or (deadline is not None and time.monotonic() > deadline):
+                break
+    proof.counts["operations"] += 1
+    found = len(os.listdir("/proc/self/fd"))
+    proof.expect(found == descriptors, "no descriptor is left", operation=name, before=descriptors, after=found)
+    own = f"{user_prefix()}@{os.getpid()}.", f"{user_prefix()}{proof.instance}."
+    left = {entry for entry in shm.listing(user_prefix()) if entry.startswith(own)} - before
+    proof.expect(not left, "no segment is left", operation=name, left=sorted(left))
+
+
+class _Hunt:
+    """The victims of one operation."""
+
+    def __init__(self, proof: Proof, stepper: Stepper, scene: Scene) -> None:
+        self._proof = proof
+        self._stepper = stepper
+        self._scene = scene
+        self._kills = f"{scene.name}: kills"
+        self._seen = f"{scene.name}: instructions seen"
+
+    def all_of_it(self, stride: int) -> Iterator[None]:
+        """Look at the whole way, then kill after every ``stride``-th instruction from a random one on."""
+        trace = self._look(0, _LONGEST)
+        for number in range(self._proof.random.randrange(stride), trace.instructions, stride):
+            self._kill_at(trace.point(number))
+            self._proof.progress(f"{self._scene.name}: {trace.instructions} instructions", number, trace.instructions)
+            yield
+
+    def by_parts(self) -> Iterator[None]:
+        """Look at a part of the way after the other, in random order, and kill in each. When all was seen: anywhere."""
+        random, traces = self._proof.random, list[Trace]()
+        calls = self._count_calls()
+        unseen = set(range(calls + 1))
+        while unseen:
+            first = random.choice(sorted(unseen))
+            trace = self._look(first, _PART)
+            unseen -= set(range(first, first + trace.calls + 1))
+            if not trace.instructions:
+                continue
+            traces.append(trace)
+            numbers = trace.changes + [random.randrange(trace.instructions) for _ in range(_ANYWHERE)]
+            random.shuffle(numbers)
+            for number in numbers:
+                self._kill_at(trace.point(number))
+                self._proof.progress(f"{self._scene.name}: {calls - len(unseen)} of {calls} system calls seen")
+                yield
+        while True:
+            trace = random.choice(traces)
+            self._kill_at(trace.point(random.randrange(trace.instructions)))
+            self._proof.progress(f"{self._scene.name}: anywhere")
+            yield
+
+    def _look(self, first_call: int, room: int) -> Trace:
+        pid = self._scene.begin()
+        trace = self._stepper.trace(pid, self._scene.region, room, first_call)
+        self._proof.counts[self._seen] += trace.instructions
+        self._die(pid, "the end" if trace.complete else f"call {first_call} + {room} instructions")
+        return trace
+
+    def _count_calls(self) -> int:
+        pid = self._scene.begin()
+        calls = self._stepper.count_calls(pid)
+        self._proof.counts[f"{self._scene.name}: system calls"] = calls
+        self._die(pid, "the end")
+        return calls
+
+    def _kill_at(self, point: Point) -> None:
+        pid = self._scene.begin()
+        code = self._stepper.go(pid, point)
+        self._proof.counts[_REACHED[code]] += 1
+        self._die(pid, f"call {point.calls}, {point.times} times at {point.where:#x}, {point.steps} instructions")
+
+    def _die(self, pid: int, where: str) -> None:
+        self._proof.counts["kills"] += 1
+        self._proof.counts[self._kills] += 1
+        self._scene.look(pid)
+        end(pid)
+        self._scene.check(where)

@@ -1,0 +1,303 @@
+"""The crash storm: workers are killed, stopped and interrupted at random, and their books must stay right."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from typing import Any
+
+import click
+import psutil
+
+from wdkmutex_shm import FastMutex, Grt, KMutex, shm, sweep
+from wdkmutex_shm.client import connect
+from wdkmutex_shm.errors import DaemonUnavailable, WdkMutexError
+from wdkmutex_shm.names import instance_prefix
+from wdkmutex_shm.paths import log_path
+from wdkmutex_shm.pool import Pool
+
+from ..harness import Proof, footprint, options, run
+from ..storm.board import Board, Log
+from ..storm.ledger import BytesLedger, DictLedger, IntLedger, Ledger, TornError
+from ..storm.worker import INTERRUPTED, Book, run_worker
+
+_MOST_WORKERS = 6
+_KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
+    # kind, form of T, registered (else anonymous), registered anew now and then
+    ("fast", BytesLedger(), True, True),
+    ("k", DictLedger(), True, True),
+    ("section", None, True, False),
+    ("fast", IntLedger(), True, False),
+    ("k", BytesLedger(), False, False),
+    ("k", IntLedger(), True, False),
+    ("fast", DictLedger(), True, False),
+    ("k", BytesLedger(), True, True),
+)
+_TURN = 0.01
+_STALL = 0.25
+_MOST_BROKEN = 5
+_LAST_SECONDS = 60
+_DAEMON_SECONDS = 15
+
+
+@click.command("storm")
+@options(seconds=60)
+@click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time.")
+@click.option("--mutexes", type=click.IntRange(1), default=len(_KINDS), help="Mutexes that they share.")
+@click.option("--every", type=float, default=0.05, help="Mean seconds between two blows.")
+def command(seed: int | None, seconds: float, json_file: str | None, workers: int, mutexes: int, every: float) -> None:
+    """Let processes keep books in shared mutexes while they, and the daemon, are killed, stopped and interrupted."""
+    with run("storm", seed=seed, seconds=seconds, json_file=json_file) as proof:
+        storm = _Storm(proof, workers, mutexes, every)
+        try:
+            storm.rage()
+            storm.calm_down()
+        finally:
+            storm.close()
+
+
+class _Storm:
+    """The storm, from the first worker to the last."""
+
+    def __init__(self, proof: Proof, workers: int, mutexes: int, every: float) -> None:
+        self._proof = proof
+        self._workers = workers
+        self._every = every
+        self._board = Board(workers)
+        self._logs = [Log(proof.folder, number) for number in range(workers)]
+        self._alive: dict[int, int] = {}
+        self._lives: set[int] = set()
+        self._stopped: tuple[int, float] | None = None
+        Grt.init(proof.instance)
+        self._books = [self._make(index) for index in range(mutexes)]
+
+    def _make(self, index: int) -> Book:
+        kind, ledger, registered, renewed = _KINDS[index % len(_KINDS)]
+        name = f"{kind}-{index}"
+        if ledger is None:
+            Grt.register_critical_section(name)
+            return Book(index, name, kind, None, None, False)
+        value = ledger.first(name, self._proof.random.getrandbits(60), self._workers)
+        if not registered:
+            return Book(index, name, kind, ledger, (FastMutex if kind == "fast" else KMutex)(value), False)
+        (Grt.register_fast_mutex if kind == "fast" else Grt.register_kmutex)(name, value)
+        return Book(index, name, kind, ledger, None, renewed)
+
+    # --- while it rages
+
+    def rage(self) -> None:
+        """Strike until the time is up."""
+        proof, random = self._proof, self._proof.random
+        last = due = time.monotonic()
+        while not proof.over and proof.counts["broken"] < _MOST_BROKEN:
+            self._reap()
+            for number in range(self._workers):
+                if number not in self._alive.values():
+                    self._start(number)
+            now = time.monotonic()
+            if now - last > _STALL + _TURN:
+                self._board.excuse(int((now - last) * 1e9))  # the machine did something else
+                proof.counts["stalls of the machine"] += 1
+            last = now
+            if self._stopped is not None and now > self._stopped[1]:
+                self._go_on()
+            if now > due:
+                due = now + random.expovariate(1 / self._every)
+                self._strike()
+            self._collect()
+            totals = self._board.totals()
+            proof.progress(f"{totals['operations']} operations, {proof.counts['kills']} kills")
+            time.sleep(_TURN)
+
+    def _start(self, number: int) -> None:
+        seed = self._proof.random.getrandbits(32)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run_worker(
+                    number, self._workers, self._board, self._proof.folder, self._books, self._proof.instance, seed
+                )
+            finally:
+                os._exit(INTERRUPTED)
+        self._alive[pid] = number
+        self._lives.add(pid)
+        self._proof.counts["lives"] += 1
+
+    def _reap(self) -> None:
+        for pid in list(self._alive):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del self._alive[pid]
+                code = os.waitstatus_to_exitcode(status)
+                well = code in (0, INTERRUPTED, -signal.SIGKILL)
+                self._proof.expect(well, "no worker ends but by the storm's hand", status=code)
+
+    def _strike(self) -> None:
+        random, counts = self._proof.random, self._proof.counts
+        pid = random.choice(list(self._alive))
+        blow = random.choices(("kill", "interrupt", "stop", "daemon"), (50, 30, 15, 3))[0]
+        if blow == "kill":
+            if self._stopped is not None and self._stopped[0] == pid:
+                self._go_on()
+            os.kill(pid, signal.SIGKILL)
+            counts["kills"] += 1
+        elif blow == "interrupt":
+            os.kill(pid, signal.SIGINT)
+            counts["interrupts sent"] += 1
+        elif blow == "stop" and self._stopped is None:
+            self._board.begin_excuse()
+            os.kill(pid, signal.SIGSTOP)
+            self._stopped = (pid, time.monotonic() + random.uniform(0.001, 0.3))
+            counts["stops"] += 1
+        elif blow == "daemon":
+            self._kill_daemon()
+
+    def _go_on(self) -> None:
+        assert self._stopped is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._stopped[0], signal.SIGCONT)
+        self._board.end_excuse()
+        self._stopped = None
+
+    def _kill_daemon(self) -> None:
+        """The next worker that needs one starts another."""
+        server = Pool.server_of(instance_prefix(self._proof.instance))
+        if server is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(server[0])
+            if self._proof.instance in process.cmdline():
+                process.kill()
+                self._proof.counts["daemons killed"] += 1
+
+    def _collect(self) -> None:
+        """Tell of what the workers found broken."""
+        for log in self._logs:
+            for finding in log.new_findings():
+                self._proof.broken(**finding)
+
+    # --- afterwards
+
+    def calm_down(self) -> None:
+        """Let the workers end, then look at the books, and at what is left in memory."""
+        if self._stopped is not None:
+            self._go_on()
+        self._board.stop()
+        deadline = time.monotonic() + (_LAST_SECONDS if self._proof.ok else 0)
+        while self._alive and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(_TURN)
+        if self._proof.ok:
+            self._proof.expect(not self._alive, "every worker ends when it is told to", left=len(self._alive))
+        self._collect()
+        self._proof.counts.update(self._board.totals())
+        if not self._proof.ok:
+            return
+        deaths = self._proof.counts["kills"]
+        self._proof.expect(
+            self._proof.counts["abandoned"] <= deaths,
+            "a lock is abandoned only by a death",
+            deaths=deaths,
+            abandoned=self._proof.counts["abandoned"],
+        )
+        self._audit()
+        self._weigh()
+
+    def _audit(self) -> None:
+        """What every worker has logged last must be in T."""
+        logged = [log.commits() for log in self._logs]
+        for book in self._books:
+            if book.ledger is None:
+                continue
+            try:
+                value = self._final(book)
+                if value is None:
+                    continue
+                page = book.ledger.read(value, book.name)
+            except (TornError, WdkMutexError) as error:
+                self._proof.broken("T is whole in the end", mutex=book.name, error=error)
+                continue
+            for number in range(self._workers):
+                known = logged[number].get((book.number, page.epoch), 0)
+                ahead = (page.commits[number] - known) % book.ledger.modulus
+                self._proof.expect(
+                    ahead <= 1,
+                    "T has every commit that returned, and none that did not",
+                    mutex=book.name,
+                    worker=number,
+                    logged=known,
+                    found=page.commits[number],
+                )
+                self._proof.counts["books audited"] += 1
+
+    def _final(self, book: Book) -> object:
+        """T in the end; None where the name was just unregistered."""
+        if book.handle is not None:
+            return book.handle.to_owned()
+        if book.renewed and book.name not in Grt.names():
+            return None
+        get = Grt.get_fast_mutex if book.kind == "fast" else Grt.get_kmutex
+        with get(book.name).lock(timeout=2) as guard:
+            return guard.value
+
+    def _weigh(self) -> None:
+        """No slot, no data segment and no daemon more than there are names."""
+        with connect(self._proof.instance, timeout=30) as client:
+            client.call("sweep")
+            status = client.call("status")
+        data = len(shm.listing(instance_prefix(self._proof.instance) + ".d"))
+        names = status["names"]
+        self._proof.expect(status["used"] == names and not status["quarantined"], "no slot is lost", status=status)
+        self._proof.expect(data <= 2 * names, "a mutex has two data segments at most", data=data, names=names)
+
+    def close(self) -> None:
+        """End every process and give everything back."""
+        for pid in self._alive:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._alive.clear()
+        for log in self._logs:
+            log.close()
+        self._board.close()
+        self._books.clear()
+        # A worker may have been killed while it started a daemon, which then comes up by itself, also after a destroy.
+        self._wait_for_daemons(1)
+        try:
+            Grt.destroy()
+        except DaemonUnavailable as error:
+            self._proof.broken("the instance can be destroyed in the end", error=error)
+        self._wait_for_daemons(0)
+        sweep.dead_private_pools()
+        left = {name for name in footprint(self._proof.folder) if self._is_ours(name)}
+        self._proof.expect(not left, "nothing is left", left=sorted(left))
+        for name in shm.listing(instance_prefix(self._proof.instance) + "."):
+            shm.unlink(name)
+
+    def _is_ours(self, name: str) -> bool:
+        private = re.search(r"/wdkm\.\d+\.@(\d+)\.", name)
+        if private:
+            return int(private[1]) in self._lives
+        return self._proof.instance in name
+
+    def _wait_for_daemons(self, most: int) -> None:
+        """Wait until no more than so many processes serve the instance, or start to; end them when they do not end."""
+        deadline = time.monotonic() + _DAEMON_SECONDS
+        while len(daemons := self._daemons()) > most and time.monotonic() < deadline:
+            time.sleep(_TURN)
+        if len(daemons) > most:
+            with contextlib.suppress(OSError), open(log_path(self._proof.instance), encoding="utf-8") as file:
+                daemons.append(file.read()[-2000:])
+            self._proof.broken(f"no more than {most} daemons are left", pids=daemons)
+            for pid in self._daemons():
+                psutil.Process(pid).kill()
+
+    def _daemons(self) -> list[Any]:
+        found: list[Any] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if self._proof.instance in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found
