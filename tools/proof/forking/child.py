@@ -135,9 +135,7 @@ class take:  # noqa: N801
 
 def _main() -> None:
     with Connection(int(sys.argv[1])) as line:
-        strays = [
-            path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))
-        ]
+        strays = [path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))]
         orders: Orders = line.recv()
         if strays:
             line.send(f"descriptors of the parent's are open: {strays}")

@@ -117,7 +117,9 @@ def _in_place(case: _Mutex) -> None:
             guard.value.append(number)
 
 
-def _mutex_case(name: str, kind: Any, old: Any, new: Any, act: Callable[[Any], object], cls: type[_Mutex] = _Mutex) -> Case:
+def _mutex_case(
+    name: str, kind: Any, old: Any, new: Any, act: Callable[[Any], object], cls: type[_Mutex] = _Mutex
+) -> Case:
     return Case(name, lambda: cls(kind, old, new), act, lambda case, done: case.settled(done), lambda case: case.end())
 
 

@@ -13,6 +13,7 @@ import msgpack
 from wdkmutex_shm.errors import MutexDamaged, ProtocolError, WdkMutexError
 from wdkmutex_shm.protocol import (
     FRAME_CAP,
+    PROTOCOL,
     VERBS,
     Frames,
     Register,
@@ -163,9 +164,9 @@ def _frames(*messages: bytes) -> bytes:
     return b"".join(messages)
 
 
-_REGISTER = Register("name", 1, "checked", 3, 3, b"int", b"\x01", None).params()
+_REGISTER = Register("name", 1, "checked", (3, 3, b"int"), b"\x01", None).params()
 _REQUESTS = [
-    encode_request("hello", {"protocol": 1, "session": 1}),
+    encode_request("hello", {"protocol": PROTOCOL, "session": 1}),
     encode_request("register", {**_REGISTER, "request": 9}),
     encode_request("register", {**_REGISTER, "payload": b"", "data": [5, 500]}),
     encode_request("unregister", {"name": "n", "generation": 3, "segment": "/s", "slot": 1, "request": 1}),
