@@ -95,7 +95,8 @@ def request(frame: bytes) -> str:
             meant = Register.parse(params)
         except ProtocolError as error:
             return _refusal(error)
-        _must(Register.parse({**params, **meant.params()}) == meant, "a registration means the same again")
+        again = decode_request(encode_request(verb, {**params, **meant.params()})[4:])[1]
+        _must(Register.parse(again) == meant, "a registration means the same again")
     return verb
 
 
