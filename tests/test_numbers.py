@@ -173,3 +173,30 @@ def test_a_guard_is_not_called() -> None:
     assert not guard.released
     assert Guard.__exit__.__doc__
     assert Guard.__enter__.__doc__
+
+
+@pytest.mark.parametrize("cls", [FastMutex, KMutex])
+@pytest.mark.parametrize("refused", [1 << 64, -(1 << 63) - 1])
+def test_an_int_that_is_refused_leaves_what_was_set_before(cls: Any, refused: int) -> None:
+    mutex = cls(0)
+    with mutex.lock() as guard:
+        guard.value = 5
+        with pytest.raises(OverflowError):
+            guard.value = refused
+        assert guard.value == 5
+    assert mutex.peek() == 5
+    with mutex.lock() as guard:
+        guard.value += 1
+        with pytest.raises(OverflowError):
+            guard.value *= 1 << 64
+        guard.commit()
+        assert mutex.peek() == 6
+
+
+def test_a_sum_that_does_not_fit_leaves_what_was_added_before() -> None:
+    mutex = KMutex(0)
+    with mutex.lock():
+        mutex.fetch_add(7)
+        with pytest.raises(OverflowError):
+            mutex.fetch_add((1 << 64) - 1)
+    assert mutex.peek() == 7

@@ -155,9 +155,12 @@ cdef class Guard:
     cdef int set_value(self, object value) except -1:
         cdef Guard top = self if self.root is None else self.root
         cdef int overflow = 0
+        cdef int64_t number
         if self.handle.codec.code == T_INT and PyLong_CheckExact(value):
-            top.number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            # Not into `top.number` at once: an int that is refused must leave alone what was set before it.
+            number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow == 0:
+                top.number = number
                 top.held = value
                 top.flags |= LOADED | SET | NUMBER
                 return 0
