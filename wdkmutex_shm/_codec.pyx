@@ -11,8 +11,6 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-import msgpack
-
 from .errors import MutexDamaged
 
 cdef extern from "Python.h":
@@ -97,10 +95,19 @@ HOLDS = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, an
 # Packers that are not at work: making one costs as much as packing a small T. Each is taken off the list while it is used, so
 # another thread, or a finalizer that packs in the midst, makes another.
 cdef list packers = []
-cdef object new_packer = msgpack.Packer
-cdef object unpackb = msgpack.unpackb
+# Imported when it is first used: who has only ints and strings does not need it.
+cdef object new_packer = None
+cdef object unpackb = None
 # A packer keeps the largest buffer that it ever needed; one that packed more bytes than this is not kept.
 cdef Py_ssize_t KEPT_PACKER = 65536
+
+
+cdef int import_msgpack() except -1:
+    global new_packer, unpackb
+    import msgpack
+    new_packer = msgpack.Packer
+    unpackb = msgpack.unpackb
+    return 0
 
 
 def pack(object value):
@@ -110,6 +117,8 @@ def pack(object value):
         TypeError, OverflowError: msgpack cannot hold it.
     """
     cdef bytes packed
+    if new_packer is None:
+        import_msgpack()
     packer = packers.pop() if packers else new_packer(use_bin_type=True, strict_types=True)
     try:
         packed = packer.pack(value)
@@ -126,6 +135,8 @@ def pack(object value):
 
 def unpack(object raw):
     """Return the value of msgpack bytes; whatever msgpack raises if they are not."""
+    if unpackb is None:
+        import_msgpack()
     return unpackb(raw, raw=False, strict_map_key=False)
 
 

@@ -18,8 +18,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import msgpack
-
 from ._codec import HOLDS, Codec, pack, unpack
 from .errors import DowncastError
 
@@ -49,6 +47,8 @@ def _unpack_frozen(raw: bytes) -> Any:
     try:
         return unpack(raw)
     except TypeError:
+        import msgpack
+
         return msgpack.unpackb(raw, raw=False, strict_map_key=False, use_list=False)
 
 
