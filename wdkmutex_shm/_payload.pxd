@@ -17,6 +17,8 @@ cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1
 # The last committed T, without the lock.
 cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec)
 cdef int gone(Segment segment, wdkm_slot *slot) except -1
+# Raises NotOwned in a child that a signal handler forked since the thread had this serial.
+cdef int not_in_child(wdkm_slot *slot, uint64_t serial) except -1
 
 
 # Whether T is an int that fits 64 bits with sign; if so, it is stored in `number`.

@@ -68,6 +68,7 @@ def make(prefix: str, ident: int, capacity: int) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     name = data_segment(prefix, ident)
+    maker = os.getpid()
     fd = shm.create(name, DATA_HEADER_BYTES + capacity)
     pid, start = identity.me()
     header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
@@ -75,7 +76,7 @@ def make(prefix: str, ident: int, capacity: int) -> int:
         os.pwrite(fd, header, 0)
     except BaseException:
         os.close(fd)
-        shm.unlink(name)
+        shm.unmake(name, maker)
         raise
     return fd
 
@@ -87,6 +88,7 @@ def create(prefix: str, payload: bytes) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     ident = new_id()
+    maker = os.getpid()
     fd = -1
     try:
         fd = make(prefix, ident, capacity_for(len(payload)))
@@ -97,7 +99,7 @@ def create(prefix: str, payload: bytes) -> int:
             view = view[done:]
             offset += done
     except BaseException:
-        unlink(prefix, ident)
+        shm.unmake(data_segment(prefix, ident), maker)
         raise
     finally:
         if fd >= 0:

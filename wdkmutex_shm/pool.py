@@ -204,6 +204,7 @@ class Pool:
     def _grow(self) -> None:
         total = sum(segment.count for segment in self.segments)
         slots = max(self._first_slots, min(_MOST_SLOTS, total))
+        maker = os.getpid()
         while True:
             name = pool_segment(self.prefix, self._next_number())
             try:
@@ -218,7 +219,7 @@ class Pool:
             except BaseException as error:
                 # A signal handler may raise anywhere; a segment that was not added must not stay.
                 if name not in self._by_name and not isinstance(error, FileExistsError):
-                    shm.unlink(name)
+                    shm.unmake(name, maker)
                 raise
         self._free.extend((segment, index) for index in range(segment.count - 1, -1, -1))
 

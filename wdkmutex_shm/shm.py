@@ -13,7 +13,7 @@ import posix_ipc
 from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
 
-__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "unlink", "unmake"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -77,6 +77,7 @@ def create(name: str, size: int) -> int:
         PagedPoolAllocFailed: there is no room (or no descriptor); nothing is left behind.
         SegmentRefused: the name is taken by another user.
     """
+    maker = os.getpid()
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
@@ -86,7 +87,7 @@ def create(name: str, size: int) -> int:
             os.posix_fallocate(fd, 0, size)
     except BaseException as error:
         os.close(fd)
-        unlink(name)
+        unmake(name, maker)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
         raise
@@ -126,6 +127,12 @@ def unlink(name: str) -> bool:
     except posix_ipc.PermissionsError:
         raise SegmentRefused(f"shared memory segment {name} belongs to another user", name=name) from None
     return True
+
+
+def unmake(name: str, maker: int) -> None:
+    """Remove a segment whose making failed in process ``maker``; not in a child that a signal handler forked meanwhile."""
+    if os.getpid() == maker:
+        unlink(name)
 
 
 def listing(prefix: str) -> list[str]:
