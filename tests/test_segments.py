@@ -213,3 +213,17 @@ def test_data_segments_that_are_none(prefix: str) -> None:
     with pytest.raises(ProtocolError):
         data.check(prefix, ident, 5000)
     assert data.read(prefix, ident, 5000) is None
+
+
+def test_an_interrupt_while_the_owner_is_looked_at_loses_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutex = KMutex(b"x" * 300)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shm.os, "geteuid", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shm.open_segment(mutex.segment)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -68,15 +68,14 @@ def make(prefix: str, ident: int, capacity: int) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     name = data_segment(prefix, ident)
-    maker = os.getpid()
-    fd = shm.create(name, DATA_HEADER_BYTES + capacity)
     pid, start = identity.me()
     header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    fd = shm.create(name, DATA_HEADER_BYTES + capacity)  # from here to the `try` as little as can be: a Ctrl-C loses it
     try:
         os.pwrite(fd, header, 0)
     except BaseException:
         os.close(fd)
-        shm.unmake(name, maker)
+        shm.unmake(name, pid)
         raise
     return fd
 

@@ -42,7 +42,8 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
 
 def _open(name: str, flags: int, size: int) -> int:
     try:
-        return int(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
+        fd: int = posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd
+        return fd
     except posix_ipc.PermissionsError:
         raise SegmentRefused(
             f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name
@@ -103,14 +104,17 @@ def open_segment(name: str) -> int:
         PagedPoolAllocFailed: no descriptor is free.
     """
     fd = _open(name, 0, 0)
-    owner = os.fstat(fd).st_uid
-    if owner != os.geteuid() and not planted("no-owner-check"):
+    try:
+        owner = os.fstat(fd).st_uid
+        if owner != os.geteuid() and not planted("no-owner-check"):
+            raise SegmentRefused(
+                f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
+                name=name,
+                owner_uid=owner,
+            )
+    except BaseException:  # of a signal handler, too
         os.close(fd)
-        raise SegmentRefused(
-            f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
-            name=name,
-            owner_uid=owner,
-        )
+        raise
     return fd
 
 
