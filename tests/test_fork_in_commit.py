@@ -86,7 +86,7 @@ class ForkingHandler:
         self._before = signal.signal(signal.SIGUSR1, handle)
 
     def act(self, work: Callable[[], None]) -> int:
-        """Do ``work`` in parent and child and return the child's exit code: 0 if NotOwned or SystemExit ended it there."""
+        """Do ``work`` in both and return the child's exit code: 0 if NotOwned or SystemExit ended it there."""
         code = 1
         try:
             work()

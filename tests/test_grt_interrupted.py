@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path

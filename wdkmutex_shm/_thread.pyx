@@ -169,4 +169,3 @@ cdef class Within:
     def __exit__(self, kind, error, traceback):
         if self.mine:
             self.lock.release()
-        return False

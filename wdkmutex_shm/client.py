@@ -224,9 +224,9 @@ class Client:
             self._forget()
         deadline = time.monotonic() + timeout
         with Within(self._lock, timeout) as mine:
-            if not mine:
-                return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
-            return self._ask(verb, params, deadline, resend)
+            if mine:
+                return self._ask(verb, params, deadline, resend)
+        return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
 
     def _ask(self, verb: str | None, params: dict[str, Any], deadline: float, resend: bool) -> Reply:
         """As :meth:`_submit`, by the thread whose turn it is."""

@@ -68,8 +68,11 @@ def make(prefix: str, ident: int, capacity: int) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     name = data_segment(prefix, ident)
-    pid, start = identity.me()
-    header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    try:
+        pid, start = identity.me()
+        header = _HEADER.pack(_MAGIC, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    except OSError as error:  # no descriptor is free to read /proc with
+        raise shm.no_room(name, DATA_HEADER_BYTES + capacity, error) from None
     fd = shm.create(name, DATA_HEADER_BYTES + capacity)  # from here to the `try` as little as can be: a Ctrl-C loses it
     try:
         os.pwrite(fd, header, 0)

@@ -134,7 +134,7 @@ def unlink(name: str) -> bool:
 
 
 def unmake(name: str, maker: int) -> None:
-    """Remove a segment whose making failed in process ``maker``; not in a child that a signal handler forked meanwhile."""
+    """Remove a segment whose making failed in process ``maker``; in a child forked meanwhile, do nothing."""
     if os.getpid() == maker:
         unlink(name)
 

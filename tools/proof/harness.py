@@ -163,7 +163,7 @@ def footprint(*folders: str) -> set[str]:
 def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file: str | None = None) -> Iterator[Proof]:
     """Run a tool: ``with run(...) as proof:``. Prints the summary at the end and exits with 1 if a promise was broken.
 
-    The tool's runtime folder is removed; what else it made it removes itself, also when Ctrl-C or SIGTERM ends it early.
+    The tool's runtime folder is removed; what else it made it removes itself, also when Ctrl-C or SIGTERM ends it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell in the background lets its children ignore the first
         signal.signal(number, signal.default_int_handler)

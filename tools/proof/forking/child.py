@@ -5,10 +5,10 @@ Started by exec it is ``python -m proof.forking.child FD``; what it needs comes 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -65,7 +65,7 @@ def _what_is_wrong(mutex: Any, holder: int | None, committed: Any, guard: Any) -
         return f"peek() says {mutex.peek()!r}, not {committed!r}"
     if guard is not None:
         for what in ("value", "commit", "drop_safe"):
-            wrong = _refused(lambda what=what: _use(guard, what), f"the inherited guard's {what}")
+            wrong = _refused(functools.partial(_use, guard, what), f"the inherited guard's {what}")
             if wrong:
                 return wrong
         guard.__exit__(None, None, None)
@@ -135,9 +135,7 @@ class take:  # noqa: N801
 
 def _main() -> None:
     with Connection(int(sys.argv[1])) as line:
-        strays = [
-            path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))
-        ]
+        strays = [path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))]
         orders: Orders = line.recv()
         if strays:
             line.send(f"descriptors of the parent's are open: {strays}")

@@ -270,7 +270,7 @@ def _committing(cell: Cell, mutex: Any) -> list[str | None]:
 
 
 def _child_goes_on(cell: Cell, mutex: Any) -> list[str | None]:
-    """A signal handler forks in the midst of a commit, and the child returns from it: the commit is the parent's alone."""
+    """A signal handler forks in the midst of a commit, and the child returns from it: the commit is the parent's."""
     said, say = os.pipe()
     parent = os.getpid()
     guard = mutex.lock(_PATIENCE)

@@ -1,4 +1,4 @@
-"""The matrix of forks and signals: every way to make a child, in every state of a mutex, and Ctrl-C at every bytecode."""
+"""The matrix of forks and signals: every way to make a child, in every state, and Ctrl-C at every bytecode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MATRIX_SHARE = 0.6
 @click.command("forks")
 @options(seconds=60)
 def command(seed: int | None, seconds: float, json_file: str | None) -> None:
-    """Make children in every way, thread and state of a mutex; then let Ctrl-C arrive at every bytecode of operations."""
+    """Make children in every way, thread and state of a mutex; then let Ctrl-C come at every bytecode of operations."""
     with run("forks", seed=seed, seconds=seconds, json_file=json_file) as proof:
         FastMutex(0).to_owned()  # so that this process has its own pool already
         _matrix(proof)
