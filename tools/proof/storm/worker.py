@@ -371,14 +371,19 @@ class _Worker:
     def _fork(self, book: Book, mutex: Any) -> None:
         with self._lock(mutex) as guard:
             following = self._next(book, guard.value)
-            parent = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    self._inherit(book, mutex, guard, parent)
-                finally:
-                    os._exit(0)
-            os.waitpid(pid, 0)
+            # No Ctrl-C here: it would release the lock, and the child would rightly have it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                parent = os.getpid()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        self._inherit(book, mutex, guard, parent)
+                    finally:
+                        os._exit(0)
+                os.waitpid(pid, 0)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if following:
                 guard.value = following[0]
         self._board.count(self._number, "forks while holding")
