@@ -286,3 +286,17 @@ def _grow_as_another(mutex: Any) -> list[str]:
         except SegmentRefused as error:
             told.append(type(error).__name__)
     return told
+
+
+def test_an_interrupt_while_the_owner_is_looked_at_loses_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutex = KMutex(b"x" * 300)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shm.os, "geteuid", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shm.open_segment(mutex.segment)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
 from ._orphans cimport leave_to, set_actions
-from ._payload cimport current, current_equals, current_number, gone, publish, publish_number
+from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
 from ._segment cimport slot_name
 from ._slot cimport wdkm_load64, wdkm_local, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
@@ -282,6 +282,7 @@ cdef class Guard:
                     return 0
                 if codec.frozen:
                     codec.check(top.held)
+            not_in_child(self.handle.slot, top.thread)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
         except BaseException:
             top.flags |= was
@@ -302,6 +303,7 @@ cdef class Guard:
     cdef int finish(self, bint commit) except -1:
         """Release this guard, which must be held by the calling thread."""
         cdef Guard top = self if self.root is None else self.root
+        cdef wdkm_thread *me
         self.flags &= ~HELD
         top.depth -= 1
         try:
@@ -313,7 +315,9 @@ cdef class Guard:
             if top.depth == 0:
                 top.held = None
                 top.flags &= ~(LOADED | SET | NUMBER)
-                self.let_go(top, thread_state())
+                me = thread_state()
+                if me.serial == top.thread:  # else a signal handler forked while this wrote, and the parent holds the lock
+                    self.let_go(top, me)
         return 0
 
     cdef int enter(self) except -1:

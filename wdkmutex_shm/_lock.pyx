@@ -55,13 +55,14 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     T needs no repair, because a commit is one store. What can be left behind is the segment of a commit that did not
     come about. A process killed in here leaves the mutex as it found it, and the next locker does all this again.
     """
+    cdef uint64_t serial = thread_state().serial
     slot.abandoned_pid = <uint32_t>(slot.owner >> 32)
     slot.abandoned += 1
     try:
         if wdkm_load64(&slot.generation) % 2 == 1:
             remove_pending(segment, slot)
     finally:
-        if not wdkm_planted("no-consistent"):
+        if thread_state().serial == serial and not wdkm_planted("no-consistent"):
             pthread_mutex_consistent(&slot.mutex)
     return 0
 
@@ -162,6 +163,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     cdef int spins
     cdef bint contended = False
     cdef bint abandoned = False
+    cdef uint64_t serial
     cdef int64_t deadline
     if code == EBUSY:
         if wdkm_load64(&slot.generation) != generation:
@@ -201,10 +203,12 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
             "would never end; use the guard that it has, or a KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
     if code == EOWNERDEAD:
         abandoned = True
+        serial = me.serial
         try:
             take_over(segment, slot)
         except BaseException:
-            wdkm_unlock(slot)
+            if thread_state().serial == serial:  # else a signal handler forked, and this is the child
+                wdkm_unlock(slot)
             raise
     elif code != 0:
         name = slot_name(slot)

@@ -2,14 +2,14 @@
 """KMutex and FastMutex: mutexes that own their T."""
 
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ._codec cimport T_FLOAT, T_INT, Encoded
 from ._guard cimport Guard, inner_guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
-from ._payload cimport current, current_number, gone, peek, publish, publish_number
+from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
 from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
@@ -151,6 +151,7 @@ cdef class Mutex(Handle):
         cdef const unsigned char *data
         cdef Py_ssize_t length = 0
         cdef Encoded encoded
+        cdef uint64_t serial
         cdef int64_t amount = 0
         cdef int64_t number = 0
         cdef int overflow = 0
@@ -176,6 +177,7 @@ cdef class Mutex(Handle):
         got = self.take(me, wait)
         if got == EXPIRED:
             raise_timeout(self.segment_, self.index, timeout)
+        serial = thread_state().serial
         try:
             if overflow == 0 and current_number(self.slot, &number):
                 old = PyLong_FromLongLong(number)
@@ -185,9 +187,11 @@ cdef class Mutex(Handle):
             data = current(self.segment_, self.index, &length)
             old = self.codec.decode_from(data, length)
             self.codec.encode_into(old + n, &encoded)
+            not_in_child(self.slot, serial)
             publish(self.segment_, self.index, self.generation_, &encoded)
         finally:
-            wdkm_unlock(self.slot)
+            if thread_state().serial == serial:
+                wdkm_unlock(self.slot)
         return old
 
     def replace(self, object value, object timeout=None):
@@ -203,6 +207,7 @@ cdef class Mutex(Handle):
         cdef const unsigned char *data
         cdef Py_ssize_t length = 0
         cdef Encoded encoded
+        cdef uint64_t serial
         self.codec.check(value)
         keep = self.codec.encode_into(value, &encoded)
         if timeout is not None:
@@ -217,11 +222,14 @@ cdef class Mutex(Handle):
         got = self.take(me, wait)
         if got == EXPIRED:
             raise_timeout(self.segment_, self.index, timeout)
+        serial = thread_state().serial
         try:
             old = handles.read_or_none(self)
+            not_in_child(self.slot, serial)
             publish(self.segment_, self.index, self.generation_, &encoded)
         finally:
-            wdkm_unlock(self.slot)
+            if thread_state().serial == serial:
+                wdkm_unlock(self.slot)
         return old
 
     def _committed(self):

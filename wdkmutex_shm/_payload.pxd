@@ -19,6 +19,8 @@ cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec c
 # Unmaps the data segments that a slot has no more. At any time, by anyone.
 cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept
 cdef int gone(Segment segment, wdkm_slot *slot) except -1
+# Raises NotOwned in a child that a signal handler forked since the thread had this serial.
+cdef int not_in_child(wdkm_slot *slot, uint64_t serial) except -1
 
 
 # Whether T is an int that fits 64 bits with sign; if so, it is stored in `number`.

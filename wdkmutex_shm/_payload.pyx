@@ -21,9 +21,10 @@ from ._codec cimport Codec, Encoded
 from ._segment cimport Segment, lock_memory, slot_name
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_data_header, wdkm_fence_acquire,
                      wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store64)
+from ._thread cimport thread_state
 from . import data as data_segments
 from . import shm
-from .errors import MutexDamaged, MutexDestroyed
+from .errors import MutexDamaged, MutexDestroyed, NotOwned
 from .names import data_segment
 
 # A data segment up to this capacity is kept for the next T of its buffer although T has become small.
@@ -37,6 +38,16 @@ cdef int gone(Segment segment, wdkm_slot *slot) except -1:
     raise MutexDestroyed(
         "this mutex was destroyed, overwritten, unregistered or moved out; make or get it anew",
         name=None, segment=segment.name)
+
+
+cdef int not_in_child(wdkm_slot *slot, uint64_t serial) except -1:
+    """To be asked after Python code ran and before anything is written: a signal handler in it may have forked, and the child
+    goes on here. What was begun, and the lock, are its parent's."""
+    if thread_state().serial != serial:
+        name = slot_name(slot)
+        raise NotOwned(f"mutex {name!r}: the parent, which holds the lock, began this before fork(); lock it in this process",
+                       name=name)
+    return 0
 
 
 cdef int broken(Segment segment, wdkm_slot *slot, str what) except -1:
@@ -179,9 +190,11 @@ cdef int drop(Segment segment, Py_ssize_t index, int buffer) except -1:
 
 
 cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1:
+    cdef uint64_t serial = thread_state().serial
     if slot.pending != 0:
         if slot.pending != slot.data[0] and slot.pending != slot.data[1]:
             data_segments.discard(segment.prefix, slot.pending)
+            not_in_child(slot, serial)
         slot.pending = 0
     return 0
 
@@ -190,21 +203,34 @@ cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t
     """Have a data segment of fitting capacity behind the buffer that is not current, and return where T goes."""
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef wdkm_mapping *mapping = NULL
-    cdef uint64_t have, ident
-    cdef int fd
+    cdef uint64_t have
+    cdef uint64_t serial = thread_state().serial
     if slot.data[buffer] != 0:
         try:
             mapping = mapped(segment, index, buffer, slot.data[buffer])
             have = capacity(mapping)
         except FileNotFoundError:
             have = 0
+        not_in_child(slot, serial)
         if size <= have <= max(KEEP, 4 * size):
             return mapping.base + WDKM_DATA_HEADER
         drop(segment, index, buffer)
     remove_pending(segment, slot)
     if segment.closed:
         gone(segment, slot)
-    ident = data_segments.new_id()
+    try:
+        return new_room(segment, index, buffer, generation, size, serial)
+    except FileExistsError:  # a child that a signal handler forked was first to use the name
+        return new_room(segment, index, buffer, generation, size, serial)
+
+
+cdef unsigned char *new_room(Segment segment, Py_ssize_t index, int buffer, uint64_t generation, uint64_t size,
+                             uint64_t serial) except NULL:
+    cdef wdkm_slot *slot = &segment.slots[index]
+    cdef wdkm_mapping *mapping
+    cdef uint64_t ident = data_segments.new_id()
+    cdef int fd
+    not_in_child(slot, serial)
     # Noted before it is made: killed from here on, the next holder knows what to remove.
     wdkm_store64(&slot.pending, ident)
     try:
@@ -215,8 +241,10 @@ cdef unsigned char *room(Segment segment, Py_ssize_t index, int buffer, uint64_t
             gone(segment, slot)
     except BaseException:
         forget(segment, index, buffer)
-        remove_pending(segment, slot)
+        if thread_state().serial == serial:
+            remove_pending(segment, slot)
         raise
+    not_in_child(slot, serial)
     wdkm_store64(&slot.data[buffer], ident)
     slot.pending = 0
     return mapping.base + WDKM_DATA_HEADER

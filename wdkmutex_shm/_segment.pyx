@@ -97,6 +97,7 @@ cdef class Segment:
         cdef uint32_t index
         cdef const unsigned char[::1] boot = identity.boot_id()
         self._named(name, prefix)
+        maker = os.getpid()
         fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
         try:
             if keep_open:
@@ -119,7 +120,7 @@ cdef class Segment:
                     raise MemoryError("pthread_mutex_init")
             wdkm_store64(&header.magic, WDKM_MAGIC)
         except BaseException:
-            shm.unlink(name)
+            shm.unmake(name, maker)
             raise
         attached[name, header.nonce] = self
         return self

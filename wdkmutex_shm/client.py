@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from . import paths
+from ._thread import Within
 from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRefused, WdkMutexError
 from .names import check_instance, instance_prefix, pool_segment
@@ -223,9 +224,13 @@ class Client:
         if self._pid != os.getpid():  # forked by other means than os.fork
             self._forget()
         deadline = time.monotonic() + timeout
-        lock = self._lock
-        if not (lock.acquire(False) or lock.acquire(timeout=max(timeout, 0.0))):
-            return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
+        with Within(self._lock, timeout) as mine:
+            if mine:
+                return self._ask(verb, params, deadline, resend)
+        return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
+
+    def _ask(self, verb: str | None, params: dict[str, Any], deadline: float, resend: bool) -> Reply:
+        """As :meth:`_submit`, by the thread whose turn it is."""
         asked: object = None  # the epoch of the first daemon that can have seen the request
         try:
             request = b"" if verb is None else encode_request(verb, params)
@@ -255,8 +260,6 @@ class Client:
         except BaseException:
             self._drop()
             raise
-        finally:
-            lock.release()
 
     def _exchange(self, request: bytes, deadline: float) -> bytes:
         """Send one frame and return the next one of the daemon's."""

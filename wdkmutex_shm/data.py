@@ -71,15 +71,18 @@ def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> int
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     name = data_segment(prefix, ident)
-    fd = shm.create(name, DATA_HEADER_BYTES + capacity)
-    pid, start = identity.me()
-    magic = _STAGED if staged else _MAGIC
-    header = _HEADER.pack(magic, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    try:
+        pid, start = identity.me()
+        magic = _STAGED if staged else _MAGIC
+        header = _HEADER.pack(magic, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    except OSError as error:  # no descriptor is free to read /proc with
+        raise shm.no_room(name, DATA_HEADER_BYTES + capacity, error) from None
+    fd = shm.create(name, DATA_HEADER_BYTES + capacity)  # from here to the `try` as little as can be: a Ctrl-C loses it
     try:
         os.pwrite(fd, header, 0)
     except BaseException:
         os.close(fd)
-        shm.unlink(name)
+        shm.unmake(name, pid)
         raise
     return fd
 
@@ -91,6 +94,7 @@ def create(prefix: str, payload: bytes, *, staged: bool = False) -> int:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     ident = new_id()
+    maker = os.getpid()
     fd = -1
     try:
         fd = make(prefix, ident, capacity_for(len(payload)), staged=staged)
@@ -101,7 +105,7 @@ def create(prefix: str, payload: bytes, *, staged: bool = False) -> int:
             view = view[done:]
             offset += done
     except BaseException:
-        unlink(prefix, ident)
+        shm.unmake(data_segment(prefix, ident), maker)
         raise
     finally:
         if fd >= 0:

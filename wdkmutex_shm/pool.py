@@ -154,6 +154,7 @@ class Pool:
     def _grow(self) -> None:
         total = sum(segment.count for segment in self.segments)
         slots = max(self._first_slots, min(_MOST_SLOTS, total))
+        maker = os.getpid()
         while True:
             name = pool_segment(self.prefix, self._next_number())
             try:
@@ -168,7 +169,7 @@ class Pool:
             except BaseException as error:
                 # A signal handler may raise anywhere; a segment that was not added must not stay.
                 if name not in self._by_name and not isinstance(error, (FileExistsError, SegmentRefused)):
-                    shm.unlink(name)
+                    shm.unmake(name, maker)
                 raise
         for full in self.segments[-2:-1]:
             self.trim(full)

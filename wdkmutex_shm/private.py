@@ -16,9 +16,9 @@ import itertools
 import os
 import sys
 
-from . import _tenant, data, identity
+from . import _tenant, data, identity, shm
 from ._segment import Segment
-from .names import INLINE_BYTES, private_prefix
+from .names import INLINE_BYTES, data_segment, private_prefix
 from .pool import Pool, SlotRef
 from .types import TypeTag
 
@@ -107,11 +107,12 @@ def allocate(kind: int, tag: TypeTag, payload: bytes) -> tuple[PrivatePool, Segm
     if len(payload) <= INLINE_BYTES:
         ref = pool.allocate(b"", kind, tag, payload)
         return pool, pool.segment_of(ref), ref
+    maker = os.getpid()
     ident = data.create(pool.prefix, payload)
     try:
         ref = pool.allocate(b"", kind, tag, b"", (ident, len(payload)))
     except BaseException:
-        data.unlink(pool.prefix, ident)
+        shm.unmake(data_segment(pool.prefix, ident), maker)
         raise
     return pool, pool.segment_of(ref), ref
 

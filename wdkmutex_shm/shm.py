@@ -14,7 +14,7 @@ from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
 from .names import user_prefix
 
-__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink", "unmake"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -43,7 +43,8 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
 
 def _open(name: str, flags: int, size: int) -> int:
     try:
-        return int(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
+        fd: int = posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd
+        return fd
     except posix_ipc.PermissionsError:
         raise SegmentRefused(
             f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name
@@ -102,6 +103,7 @@ def create(name: str, size: int) -> int:
             "process has changed its user since it attached",
             name=name,
         )
+    maker = os.getpid()
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
@@ -111,7 +113,7 @@ def create(name: str, size: int) -> int:
             os.posix_fallocate(fd, 0, size)
     except BaseException as error:
         os.close(fd)
-        unlink(name)
+        unmake(name, maker)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
         raise
@@ -127,14 +129,17 @@ def open_segment(name: str) -> int:
         PagedPoolAllocFailed: no descriptor is free.
     """
     fd = _open(name, 0, 0)
-    owner = os.fstat(fd).st_uid
-    if owner != os.geteuid() and not planted("no-owner-check"):
+    try:
+        owner = os.fstat(fd).st_uid
+        if owner != os.geteuid() and not planted("no-owner-check"):
+            raise SegmentRefused(
+                f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
+                name=name,
+                owner_uid=owner,
+            )
+    except BaseException:  # of a signal handler, too
         os.close(fd)
-        raise SegmentRefused(
-            f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
-            name=name,
-            owner_uid=owner,
-        )
+        raise
     return fd
 
 
@@ -151,6 +156,12 @@ def unlink(name: str) -> bool:
     except posix_ipc.PermissionsError:
         raise SegmentRefused(f"shared memory segment {name} belongs to another user", name=name) from None
     return True
+
+
+def unmake(name: str, maker: int) -> None:
+    """Remove a segment whose making failed in process ``maker``; in a child forked meanwhile, do nothing."""
+    if os.getpid() == maker:
+        unlink(name)
 
 
 def listing(prefix: str) -> list[str]:

@@ -5,6 +5,7 @@ Started by exec it is ``python -m proof.forking.child FD``; what it needs comes 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -64,7 +65,7 @@ def _what_is_wrong(mutex: Any, holder: int | None, committed: Any, guard: Any) -
         return f"peek() says {mutex.peek()!r}, not {committed!r}"
     if guard is not None:
         for what in ("value", "commit", "drop_safe"):
-            wrong = _refused(lambda what=what: _use(guard, what), f"the inherited guard's {what}")
+            wrong = _refused(functools.partial(_use, guard, what), f"the inherited guard's {what}")
             if wrong:
                 return wrong
         guard.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import signal
@@ -28,7 +29,7 @@ class Case(NamedTuple):
         name: of it.
         make: makes what it is done to.
         act: does it.
-        settled: what is wrong afterwards, given what ``make`` made and whether ``act`` came to its end; None if all is well.
+        settled: what is wrong afterwards, given what ``make`` made and whether ``act`` was done; None if all is well.
         end: gives everything back.
     """
 
@@ -257,7 +258,7 @@ def _run(proof: Proof, case: Case, where: str, interrupt: Callable[[Callable[[],
     subject = case.make()
     done = False
     try:
-        done = interrupt(lambda: case.act(subject))
+        done = interrupt(functools.partial(case.act, subject))
     except KeyboardInterrupt:
         proof.counts["interrupted"] += 1
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,22 +46,15 @@ class Child:
 
     def end(self) -> None:
         """Wait for its end; kill it if it does not come."""
-        fd = os.pidfd_open(self.pid)
-        try:
-            deadline = time.monotonic() + _DEADLINE
-            while not _ended(fd, 0.05):
-                if time.monotonic() > deadline:
+        with contextlib.suppress(ProcessLookupError):  # a fork server waits for its children itself
+            fd = os.pidfd_open(self.pid)
+            try:
+                if not select.select([fd], [], [], _DEADLINE)[0]:
                     os.kill(self.pid, signal.SIGKILL)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
         self._reap()
         self.line.close()
-
-
-def _ended(pidfd: int, seconds: float) -> bool:
-    import select
-
-    return bool(select.select([pidfd], [], [], seconds)[0])
 
 
 def _fork(orders: child.Orders, guard: Any) -> Child:

@@ -27,7 +27,7 @@ from wdkmutex_shm.errors import (
 )
 
 from .board import Board, Log
-from .ledger import Ledger, Page, TornError
+from .ledger import DictLedger, Ledger, Page, TornError
 
 __all__ = ["INTERRUPTED", "Book", "run_worker"]
 
@@ -302,6 +302,8 @@ class _Worker:
             self._done(book, following[1])
 
     def _commit_by_dropping(self, book: Book, mutex: Any) -> None:
+        if isinstance(book.ledger, DictLedger):
+            return  # an exception amid a change in place would commit the half of it: that is what `with` is for
         guard = self._lock(mutex)
         following = self._next(book, guard.value)
         self._lost = False
@@ -369,14 +371,19 @@ class _Worker:
     def _fork(self, book: Book, mutex: Any) -> None:
         with self._lock(mutex) as guard:
             following = self._next(book, guard.value)
-            parent = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    self._inherit(book, mutex, guard, parent)
-                finally:
-                    os._exit(0)
-            os.waitpid(pid, 0)
+            # No Ctrl-C here: it would release the lock, and the child would rightly have it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                parent = os.getpid()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        self._inherit(book, mutex, guard, parent)
+                    finally:
+                        os._exit(0)
+                os.waitpid(pid, 0)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if following:
                 guard.value = following[0]
         self._board.count(self._number, "forks while holding")

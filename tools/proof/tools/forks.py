@@ -1,10 +1,9 @@
-"""The matrix of forks and signals: every way to make a child, in every state of a mutex, and Ctrl-C at every bytecode."""
+"""The matrix of forks and signals: every way to make a child, in every state, and Ctrl-C at every bytecode."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from typing import Any
+from multiprocessing import forkserver
 
 import click
 
@@ -23,7 +22,7 @@ _MATRIX_SHARE = 0.6
 @click.command("forks")
 @options(seconds=60)
 def command(seed: int | None, seconds: float, json_file: str | None) -> None:
-    """Make children in every way, thread and state of a mutex; then let Ctrl-C arrive at every bytecode of operations."""
+    """Make children in every way, thread and state of a mutex; then let Ctrl-C come at every bytecode of operations."""
     with run("forks", seed=seed, seconds=seconds, json_file=json_file) as proof:
         FastMutex(0).to_owned()  # so that this process has its own pool already
         _matrix(proof)
@@ -43,6 +42,7 @@ def _done(proof: Proof) -> bool:
 
 def _matrix(proof: Proof) -> None:
     assert proof.seconds is not None
+    forkserver.ensure_running()  # it stays for as long as this process
     descriptors = _descriptors()
     found = cells(proof.random)
     for number, cell in enumerate(found):
@@ -51,25 +51,12 @@ def _matrix(proof: Proof) -> None:
         if _done(proof) or proof.elapsed > proof.seconds * _MATRIX_SHARE:
             break
     proof.counts["cells there are"] = len(found)
-    _stop_helpers()
     now = _descriptors()
     proof.expect(now == descriptors, "no descriptor is left by making children", before=descriptors, after=now)
 
 
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def _stop_helpers() -> None:
-    """End the processes that multiprocessing keeps for later."""
-    from multiprocessing import forkserver, resource_tracker
-
-    for helper in (forkserver, resource_tracker):
-        stopped: Any = getattr(helper, f"_{helper.__name__.rpartition('.')[2].replace('_', '')}", None) or getattr(
-            helper, "_resource_tracker", None
-        )
-        with contextlib.suppress(AttributeError):
-            stopped._stop()
 
 
 def _interrupts(proof: Proof) -> None:
