@@ -20,6 +20,7 @@ MODULES = [
     "_section",
     "_attach",
     "_wire",
+    "_turns",
     "_boxed",
     "_limit",
 ]

@@ -204,8 +204,9 @@ def test_what_a_check_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def broken() -> object:
         raise OSError("broken")
 
-    monkeypatch.setattr(doctor.identity, "pid_namespace", broken)
-    assert "broken" in _found("pid namespace", FAIL)[0].text
+    with monkeypatch.context() as patch:  # what looks for leftovers after a test needs it, too
+        patch.setattr(doctor.identity, "pid_namespace", broken)
+        assert "broken" in _found("pid namespace", FAIL)[0].text
 
 
 def test_nothing_is_changed_by_looking(grt: str) -> None:

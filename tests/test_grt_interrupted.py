@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from wdkmutex_shm import Grt
-from wdkmutex_shm._thread import Within
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -62,18 +61,3 @@ def test_the_next_call_works(grt: str, interrupter: Any, call: Callable[[], obje
         if left > 0:
             break
     assert number > 20
-
-
-def test_within_has_the_lock_inside_only() -> None:
-    lock = threading.Lock()
-    with Within(lock, 5.0) as mine:
-        assert mine is True and lock.locked()
-        with Within(lock, 0.01) as again:
-            assert again is False
-        assert lock.locked()
-        with Within(lock, -1.0) as again:
-            assert again is False
-    assert not lock.locked()
-    with pytest.raises(ZeroDivisionError), Within(lock, 0.0):
-        1 / 0
-    assert not lock.locked()

@@ -418,12 +418,23 @@ def test_a_forked_child_has_its_own_connection(grt: str) -> None:
 def test_a_child_forked_during_a_call(grt: str) -> None:
     """The lock of the connection is held by a thread that the child does not have."""
     client = session.current()
-    assert client._lock.acquire(timeout=DEADLINE)
+    taken, done = threading.Event(), threading.Event()
+
+    def call() -> None:
+        turn = client._turns.take(DEADLINE)
+        taken.set()
+        assert turn is not None and done.wait(DEADLINE)
+        turn.end()
+
+    other = threading.Thread(target=call)
+    other.start()
+    assert taken.wait(DEADLINE)
     try:
         with Fork(Grt.names) as child:
             assert child.result() == []
     finally:
-        client._lock.release()
+        done.set()
+        other.join()
     assert Grt.names() == []
 
 

@@ -140,6 +140,29 @@ def unpack(object raw):
     return unpackb(raw, raw=False, strict_map_key=False)
 
 
+# These two are compiled so that no signal handler runs in them: what it raises would be taken for damage.
+
+
+def unpack_frozen(object raw):
+    """As ``unpack``; where T has keys that msgpack gives back as lists, all its lists become tuples."""
+    if unpackb is None:
+        import_msgpack()
+    try:
+        return unpackb(raw, raw=False, strict_map_key=False)
+    except TypeError:
+        return unpackb(raw, raw=False, strict_map_key=False, use_list=False)
+
+
+def unpack_tuple(object raw):
+    """As ``unpack``, for a T of tuple."""
+    if unpackb is None:
+        import_msgpack()
+    value = unpackb(raw, raw=False, strict_map_key=False)
+    if type(value) is not list:
+        raise ValueError("not an array")
+    return tuple(value)
+
+
 cdef class Codec:
     """How a T is checked, written and read. Made by :mod:`wdkmutex_shm.types`, one for each T in a process."""
 

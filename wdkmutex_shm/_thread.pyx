@@ -145,27 +145,3 @@ def thread_serial():
 def forks():
     """Return how many times this process forked or was forked since this module was loaded."""
     return fork_count()
-
-
-cdef class Within:
-    """``with Within(lock, seconds) as mine:`` has the lock of a ``threading.Lock`` inside, if it was had in time (``mine``).
-
-    A Ctrl-C can come between two bytecodes: after ``lock.acquire(timeout=...)`` has returned, say, and before the ``try`` that
-    would release it. There are no bytecodes in here, and none between this and the ``with``.
-    """
-
-    cdef object lock
-    cdef double seconds
-    cdef bint mine
-
-    def __init__(self, lock, double seconds):
-        self.lock = lock
-        self.seconds = max(seconds, 0.0)
-
-    def __enter__(self):
-        self.mine = self.lock.acquire(False) or self.lock.acquire(True, self.seconds)
-        return self.mine
-
-    def __exit__(self, kind, error, traceback):
-        if self.mine:
-            self.lock.release()

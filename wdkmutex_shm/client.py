@@ -11,13 +11,12 @@ import os
 import socket
 import struct
 import time
-from _thread import allocate_lock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from . import paths
-from ._thread import Within
+from ._turns import Turns
 from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRefused, WdkMutexError
 from .names import check_instance, instance_prefix, pool_segment
@@ -138,7 +137,9 @@ class Client:
         old: socket.socket | None = getattr(self, "_socket", None)
         self._socket: socket.socket | None = None
         self._halfway = False
-        self._lock = allocate_lock()
+        self._leaving = False
+        self._aside: Client | None = None
+        self._turns = Turns()
         self._pid = os.getpid()
         self._session = int.from_bytes(os.urandom(8), "big")
         if old is not None:
@@ -204,8 +205,15 @@ class Client:
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""
-        with self._lock:
+        if self._turns.mine():
+            self._leaving = True  # a signal handler's wish; the call that it interrupted is still to have its reply
+            return
+        turn = self._turns.take(-1)
+        try:
             self._drop()
+        finally:
+            if turn is not None:
+                turn.end()
 
     def __del__(self) -> None:
         sock = getattr(self, "_socket", None)
@@ -223,14 +231,12 @@ class Client:
     def _submit(self, verb: str | None, params: dict[str, Any], timeout: float, resend: bool = True) -> Reply:
         if self._pid != os.getpid():  # forked by other means than os.fork
             self._forget()
+        if self._turns.mine():
+            return self._beside()._submit(verb, params, timeout, resend)
         deadline = time.monotonic() + timeout
-        with Within(self._lock, timeout) as mine:
-            if mine:
-                return self._ask(verb, params, deadline, resend)
-        return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
-
-    def _ask(self, verb: str | None, params: dict[str, Any], deadline: float, resend: bool) -> Reply:
-        """As :meth:`_submit`, by the thread whose turn it is."""
+        turn = self._turns.take(max(timeout, 0.0))
+        if turn is None:
+            return Reply(None, self._unavailable(f"another thread's call did not end within {timeout:g} s"), False)
         asked: object = None  # the epoch of the first daemon that can have seen the request
         try:
             request = b"" if verb is None else encode_request(verb, params)
@@ -260,6 +266,21 @@ class Client:
         except BaseException:
             self._drop()
             raise
+        finally:
+            aside, self._aside = self._aside, None
+            try:
+                if self._leaving:
+                    self._leaving = False
+                    self._drop()
+            finally:
+                turn.end()
+            del aside  # and with it goes its connection
+
+    def _beside(self) -> Client:
+        """The client for calls that a signal handler or a finalizer makes in the midst of a call of its own thread."""
+        if self._aside is None:
+            self._aside = Client(self.instance, timeout=self.timeout, revive=self._revive, patience=self._patience)
+        return self._aside
 
     def _exchange(self, request: bytes, deadline: float) -> bytes:
         """Send one frame and return the next one of the daemon's."""
@@ -303,12 +324,15 @@ class Client:
         revivals = _TRIES if self._revive is not None else 0
         until = min(deadline, time.monotonic() + self._patience) if self.daemon else 0.0
         while True:
-            for path in self._candidates():
+            for path in paths.sockets_of(self.instance):
                 if self._dial(path, deadline):
                     return
             if time.monotonic() >= deadline:
                 raise self._unavailable("no socket answers in time")
             if not has_segments(self.instance):
+                from .handles import forget_segments
+
+                forget_segments(instance_prefix(self.instance))
                 raise GrtIsNull(
                     f"there is no Grt of instance {self.instance!r}: it was not started, or was destroyed; "
                     f"call Grt.init({self.instance!r}) or: wdkmutex-daemon start --instance {self.instance}",
@@ -322,26 +346,6 @@ class Client:
                 raise self._unavailable("no socket of it answers")
             else:
                 time.sleep(_PAUSE)
-
-    def _candidates(self) -> Iterator[str]:
-        """Socket paths to try: our session's, then the one that the daemon wrote into its pool.
-
-        A login session and a cron job of the same user have different runtime folders, and one daemon.
-        """
-        refused: RuntimeFolderRefused | None = None
-        ours = ""
-        try:
-            ours = paths.socket_path(self.instance, create=False)
-            yield ours
-        except RuntimeFolderRefused as error:
-            refused = error
-        from .pool import Pool
-
-        found = Pool.server_of(instance_prefix(self.instance))
-        if found is not None and found[1] and found[1] != ours:
-            yield found[1]
-        if refused is not None:
-            raise refused
 
     def _dial(self, path: str, deadline: float) -> bool:
         """Connect to one path and say hello. Tells whether a daemon of ours answered."""

@@ -72,9 +72,11 @@ def _destroyed(name: str) -> MutexDestroyed:
 _kept: dict[str, Segment] = {}
 
 
-def forget_segments() -> None:
-    """Let go of the segments that no handle uses; for a process that leaves its Grt."""
-    _kept.clear()
+def forget_segments(prefix: str = "") -> None:
+    """Let go of the segments that no handle uses (of one pool, if a ``prefix`` is given): a Grt was left or is gone."""
+    for name in list(_kept):
+        if name.startswith(prefix and prefix + "."):
+            _kept.pop(name, None)
 
 
 def _segment(name: str, nonce: int) -> Segment | None:
@@ -82,8 +84,11 @@ def _segment(name: str, nonce: int) -> Segment | None:
     known = _kept.get(name)
     if known is not None and known.nonce == nonce:
         return known
+    prefix = name[: name.rindex(".")]
+    if known is not None:
+        forget_segments(prefix)  # the instance was destroyed and made anew, and its memory is ours to free as well
     try:
-        return _map(name, name[: name.rindex(".")], nonce)
+        return _map(name, prefix, nonce)
     except (FileNotFoundError, MutexDestroyed):
         return None
 

@@ -122,6 +122,17 @@ class Frames:
         return bytes(buffer[start + 4 : end])
 
 
+# Whatever the decoder raises: no bytes of a peer may do more than this. What a signal handler raises passes.
+_NO_MESSAGE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    msgpack.UnpackException,
+)
+
 _packer = msgpack.Packer()  # one for all: what it does is one step for other threads and for signal handlers
 
 
@@ -143,7 +154,7 @@ def _unpack(frame: bytes) -> list[Any]:
             max_map_len=_MAX_FIELDS,
             max_ext_len=0,
         )
-    except Exception as error:  # whatever the decoder raises: no bytes of a peer may do more than this
+    except _NO_MESSAGE as error:
         raise ProtocolError(f"a frame that is not a message: {type(error).__name__}") from None
     if type(message) is not list or len(message) != 2 or type(message[1]) is not dict:
         raise ProtocolError("a message is a pair of a verb or outcome and its fields")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import allocate_lock
+from _thread import RLock
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
@@ -31,12 +31,12 @@ class _Session(NamedTuple):
 
 _session: _Session | None = None
 _others: dict[str, Client] = {}
-_lock = allocate_lock()
+_lock = RLock()  # recursive, for a signal handler that comes in between
 
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = allocate_lock()
+    _lock = RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ._codec import HOLDS, Codec, pack, unpack
+from ._codec import HOLDS, Codec, pack, unpack, unpack_frozen, unpack_tuple
 from .errors import DowncastError
 
 __all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
@@ -40,16 +40,6 @@ _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
 _NEVER = (set, frozenset, bytearray, memoryview, complex, object, type)
 _UNIONS = (typing.Union, types.UnionType)
-
-
-def _unpack_frozen(raw: bytes) -> Any:
-    """As ``unpack``; where T has keys that msgpack gives back as lists, all its lists become tuples."""
-    try:
-        return unpack(raw)
-    except TypeError:
-        import msgpack
-
-        return msgpack.unpackb(raw, raw=False, strict_map_key=False, use_list=False)
 
 
 def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
@@ -117,13 +107,6 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
     return of_hint
 
 
-def _unpack_tuple(raw: bytes) -> tuple[Any, ...]:
-    value = unpack(raw)
-    if type(value) is not list:
-        raise ValueError("not an array")
-    return tuple(value)
-
-
 def _of_tuple(value: Any) -> None:
     if type(value) is not tuple:
         raise TypeError(f"T of this mutex is tuple, not {type(value).__name__}")
@@ -148,7 +131,7 @@ def _typed(kind: Any) -> Codec:
             b"tuple",
             tuple,
             pack=_pack_tuple,
-            unpack=_unpack_tuple,
+            unpack=unpack_tuple,
             validate=_of_tuple,
             mutable=True,
         )
@@ -228,5 +211,5 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
     if known is not None:
         return known
     if code == _T_TYPED:
-        return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=_unpack_frozen, mutable=True, frozen=True)
+        return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=unpack_frozen, mutable=True, frozen=True)
     raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not know", name=name)
