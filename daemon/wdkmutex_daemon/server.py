@@ -254,12 +254,10 @@ class Connection:
         """Answer the requests that are here: for a moment, then the other clients have their turn."""
         frames = self._frames
         self._behind = False
-        begun = 0.0
+        begun = time.monotonic()
         done = 0
         while not (self._unread or self._ending):
-            if done == 1:
-                begun = time.monotonic()
-            elif done > 1 and time.monotonic() - begun > _TURN:
+            if done and time.monotonic() - begun > _TURN:
                 self._behind = True
                 self._read(False)
                 self._loop.call_soon(self._work)
