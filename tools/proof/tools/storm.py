@@ -21,8 +21,9 @@ from wdkmutex_shm.pool import Pool
 
 from ..harness import Proof, footprint, options, run
 from ..storm.board import Board, Log
+from ..storm.book import Book
 from ..storm.ledger import BytesLedger, DictLedger, IntLedger, Ledger, TornError
-from ..storm.worker import INTERRUPTED, Book, run_worker
+from ..storm.worker import INTERRUPTED, run_worker
 
 _MOST_WORKERS = 6
 _KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
