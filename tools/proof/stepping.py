@@ -16,11 +16,13 @@ from wdkmutex_shm import shm
 
 from .compiling import CannotCompileError, compiled
 
-__all__ = ["CannotStepError", "Point", "Region", "Stepper", "Trace", "end", "mark", "traced_child"]
+__all__ = ["ENDED", "LONGEST", "CannotStepError", "Point", "Region", "Stepper", "Trace", "end", "mark", "traced_child"]
 
 ARRIVED, AT_END, ENDED, ELSEWHERE = range(4)
 """What the functions of stepper.c return, where it is not a negative errno."""
 
+LONGEST = 300
+"""Seconds that a victim's operation may take, in single steps."""
 _IS_CALL, _HAS_CHANGED = 1, 2
 _TRACEME = 0
 _REFUSED = 77
@@ -243,8 +245,13 @@ def mark() -> None:
     signal.raise_signal(signal.SIGSTOP)
 
 
-def traced_child(act: Callable[[], object]) -> int:
-    """Fork a child that is traced by the calling thread, does ``act`` between two marks, and ends."""
+def traced_child(act: Callable[[], object], seconds: int = 0) -> int:
+    """Fork a child that is traced by the calling thread, does ``act`` between two marks, and ends.
+
+    Args:
+        act: what it does.
+        seconds: after which it ends by itself, so that one that is stuck does not hold up its tracer; 0 for never.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -252,6 +259,8 @@ def traced_child(act: Callable[[], object]) -> int:
             if _libc.ptrace(_TRACEME, 0, None, None) != 0:
                 os._exit(_REFUSED)
             mark()
+            if seconds:
+                signal.alarm(seconds)  # the tracer waits for it without an end
             act()
             mark()
             code = 0

@@ -12,7 +12,7 @@ from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
 from ..harness import Proof
-from ..stepping import Region, Stepper, traced_child
+from ..stepping import LONGEST, Region, Stepper, traced_child
 from . import Scene
 
 __all__ = ["OPERATIONS", "MutexScene", "Operation", "SectionScene"]
@@ -148,7 +148,7 @@ class MutexScene(Scene):
             _orphan(mutex)
         self.region = Region(mutex.segment, HEADER_BYTES + mutex.slot_index * SLOT_BYTES, SLOT_BYTES)
         self._generation, self._commit = self.region.word(_GENERATION), self.region.word(_COMMIT)
-        pid = traced_child(lambda: act(mutex, old, new))
+        pid = traced_child(lambda: act(mutex, old, new), LONGEST)
         assert self.stepper.begin(pid)
         return pid
 
@@ -251,7 +251,7 @@ class SectionScene(Scene):
 
     def begin(self) -> int:
         """The section is free."""
-        pid = traced_child(self._act)
+        pid = traced_child(self._act, LONGEST)
         assert self.stepper.begin(pid)
         return pid
 

@@ -10,7 +10,7 @@ from wdkmutex_shm import FastMutex, KMutex, private, shm, sweep
 from wdkmutex_shm.names import user_prefix
 
 from ..harness import Proof
-from ..stepping import Stepper, traced_child
+from ..stepping import LONGEST, Stepper, traced_child
 from . import Scene
 
 __all__ = ["CreationScene", "SweepScene"]
@@ -28,7 +28,7 @@ class CreationScene(Scene):
 
     def begin(self) -> int:
         """A child that has no pool yet."""
-        self._pid = traced_child(lambda: (FastMutex(0), KMutex(b"x" * 300)))
+        self._pid = traced_child(lambda: (FastMutex(0), KMutex(b"x" * 300)), LONGEST)
         assert self.stepper.begin(self._pid)
         return self._pid
 
@@ -67,7 +67,7 @@ class SweepScene(Scene):
             with mutexes[-1].lock():
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(self._dead, 0)
-        pid = traced_child(sweep.dead_private_pools)
+        pid = traced_child(sweep.dead_private_pools, LONGEST)
         assert self.stepper.begin(pid)
         return pid
 

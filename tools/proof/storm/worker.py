@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from wdkmutex_shm import CriticalSection, Grt, KMutex, private
 from wdkmutex_shm.errors import (
@@ -27,35 +27,16 @@ from wdkmutex_shm.errors import (
 )
 
 from .board import Board, Log
-from .ledger import DictLedger, Ledger, Page, TornError
+from .book import Book, footprint
+from .ledger import DictLedger, Page, TornError
 
-__all__ = ["INTERRUPTED", "Book", "run_worker"]
+__all__ = ["INTERRUPTED", "run_worker"]
 
 INTERRUPTED = 3
 """Exit status of a worker that was interrupted where it could not go on."""
 _LONGEST_WAIT = 2.0
 _TIMEOUT = 10.0
 _TURNOVER = 0.01
-
-
-class Book(NamedTuple):
-    """A mutex of the storm.
-
-    Attributes:
-        number: of it.
-        name: registered name; of an anonymous one, for its ledger.
-        kind: ``fast``, ``k`` or ``section``.
-        ledger: form of its T; None for a section.
-        handle: of an anonymous one, else None.
-        renewed: whether it is registered anew now and then.
-    """
-
-    number: int
-    name: str
-    kind: str
-    ledger: Ledger | None
-    handle: Any
-    renewed: bool
 
 
 class _OopsError(Exception):
@@ -99,7 +80,7 @@ class _Worker:
         self._log = log
         self._books = books
         self._chance = chance
-        self._footprint = _footprint()
+        self._footprint = footprint()
         self._parent = os.getppid()
         self._handles: dict[int, Any] = {}
         self._logged: dict[tuple[int, int], int] = {}
@@ -160,7 +141,7 @@ class _Worker:
         Grt.detach()
         private.close()
         gc.collect()
-        found = _footprint()
+        found = footprint()
         if found[0] != self._footprint[0] or found[1] > self._footprint[1]:
             self._log.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
         self._board.count(self._number, "lives ended in order")
@@ -409,11 +390,3 @@ class _Worker:
             if os.getppid() == parent:
                 self._log.broken("a forked child cannot have the lock that its parent holds", mutex=book.name)
             del own
-
-
-def _footprint() -> tuple[int, int]:
-    """Open descriptors, and mappings of segments of ours but for those of the parent's own mutexes."""
-    inherited = f".@{os.getppid()}."
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        mappings = sum("/dev/shm/wdkm." in line and inherited not in line for line in file)
-    return len(os.listdir("/proc/self/fd")), mappings

@@ -16,7 +16,7 @@ from ..forking.matrix import cells, try_cell
 from ..harness import Proof, options, run
 
 _MOST_BROKEN = 10
-_MATRIX_SHARE = 0.6
+_MATRIX_SHARE = 0.5
 
 
 @click.command("forks")

@@ -18,7 +18,7 @@ from ..scenes import Scene
 from ..scenes.daemon import CHANGES, DaemonScene, Stage
 from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
 from ..scenes.pools import CreationScene, SweepScene
-from ..stepping import CannotStepError, Point, Stepper, Trace, end
+from ..stepping import ENDED, CannotStepError, Point, Stepper, Trace, end
 
 _LONGEST = 4_000_000
 """Instructions of an operation that are looked at; none has so many."""
@@ -174,6 +174,7 @@ class _Hunt:
         pid = self._scene.begin()
         code = self._stepper.go(pid, point)
         self._proof.counts[_REACHED[code]] += 1
+        self._scene.expect(code != ENDED, "the operation goes well until it is killed", str(point))
         self._die(pid, f"call {point.calls}, {point.times} times at {point.where:#x}, {point.steps} instructions")
 
     def _die(self, pid: int, where: str) -> None:

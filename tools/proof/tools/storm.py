@@ -21,8 +21,9 @@ from wdkmutex_shm.pool import Pool
 
 from ..harness import Proof, footprint, options, run
 from ..storm.board import Board, Log
+from ..storm.book import Book
 from ..storm.ledger import BytesLedger, DictLedger, IntLedger, Ledger, TornError
-from ..storm.worker import INTERRUPTED, Book, run_worker
+from ..storm.worker import INTERRUPTED, run_worker
 
 _MOST_WORKERS = 6
 _KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
@@ -114,6 +115,8 @@ class _Storm:
 
     def _start(self, number: int) -> None:
         seed = self._proof.random.getrandbits(32)
+        # No Ctrl-C before the child is a worker: it would be one in a second coordinator. The worker lets it through.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         pid = os.fork()
         if pid == 0:
             try:
@@ -122,6 +125,7 @@ class _Storm:
                 )
             finally:
                 os._exit(INTERRUPTED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._alive[pid] = number
         self._lives.add(pid)
         self._proof.counts["lives"] += 1
