@@ -173,7 +173,7 @@ def _bench(*args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_run_writes_what_it_measured(tmp_path: Path) -> None:
-    file, table = tmp_path / "results.json", tmp_path / "table.md"
+    file, table = tmp_path / "new" / "results.json", tmp_path / "table.md"
     done = _bench("--quick", "--rounds", "3", "--only", "B2,b13", "--json", str(file), "--markdown", str(table))
     results = json.loads(file.read_text(encoding="utf-8"))
     assert results["machine"]["cores"] >= 1

@@ -88,6 +88,7 @@ def write_json(results: Json, path: str) -> None:
 
 def _write(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}.part"
+    os.makedirs(os.path.dirname(temporary) or ".", exist_ok=True)
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
