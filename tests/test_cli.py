@@ -278,7 +278,7 @@ def test_names_that_no_mutex_can_have(served: Command, name: str) -> None:
 def test_sweep(cli: Command) -> None:
     assert cli.json("sweep")["daemon"] is False
     cli("start")
-    dies = "import os; from wdkmutex_shm import KMutex as K; m = K(0); print(m.segment, flush=True); os.kill(os.getpid(), 9)"
+    dies = "import os, wdkmutex_shm as w; m = w.KMutex(0); print(m.segment, flush=True); os.kill(os.getpid(), 9)"
     pool = subprocess.run([sys.executable, "-c", dies], capture_output=True, text=True).stdout.strip()
     # Others may have died meanwhile, here or in another test run.
     said = cli.json("sweep")
