@@ -25,7 +25,10 @@ MODULES = [
     "_limit",
 ]
 
-flags = ["-O3", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
+COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed"}
+
+flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
 flags += ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
 # Faults on purpose, see planted.h.
@@ -36,7 +39,7 @@ link = []
 # Such as "address,undefined"; the interpreter is then run with the sanitizer's library preloaded, see tools/sanitize.
 if os.environ.get("WDKMUTEX_SANITIZE"):
     link = [f"-fsanitize={os.environ['WDKMUTEX_SANITIZE']}"]
-    flags += [*link, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+    flags += [*link, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 
 setup(
     ext_modules=cythonize(
@@ -47,7 +50,7 @@ setup(
                 depends=["wdkmutex_shm/slot.h", "wdkmutex_shm/scalar.h", "wdkmutex_shm/planted.h"],
                 include_dirs=["wdkmutex_shm"],
                 define_macros=macros,
-                extra_compile_args=flags,
+                extra_compile_args=["-O1" if macros or link or name in COLD else "-O3", *flags],
                 extra_link_args=link,
             )
             for name in MODULES
