@@ -60,6 +60,7 @@ def test_a_point_is_the_place_that_it_is_for(monkeypatch: pytest.MonkeyPatch) ->
         assert trace.calls == len(after_call) - 1
         for number in range(length):
             point = trace.point(number)
+            assert trace.counted(number) == (point.calls, 0, 0, number - after_call[point.calls - first_call])
             start = place = after_call[point.calls - first_call]
             if point.times:
                 hits = [at for at in range(start, length) if where[at] == point.where]

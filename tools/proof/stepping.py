@@ -16,7 +16,19 @@ from wdkmutex_shm import shm
 
 from .compiling import CannotCompileError, compiled
 
-__all__ = ["ENDED", "LONGEST", "CannotStepError", "Point", "Region", "Stepper", "Trace", "end", "mark", "traced_child"]
+__all__ = [
+    "ELSEWHERE",
+    "ENDED",
+    "LONGEST",
+    "CannotStepError",
+    "Point",
+    "Region",
+    "Stepper",
+    "Trace",
+    "end",
+    "mark",
+    "traced_child",
+]
 
 ARRIVED, AT_END, ENDED, ELSEWHERE = range(4)
 """What the functions of stepper.c return, where it is not a negative errno."""
@@ -110,6 +122,7 @@ class Trace:
         self._bases: array[int] = array("Q")
         self._times: array[int] = array("L")
         self._calls: array[int] = array("L")
+        self._starts = [0]
         self._plan()
 
     def _plan(self) -> None:
@@ -119,6 +132,7 @@ class Trace:
         for number, where in enumerate(self._where):
             if number and self._flags[number - 1] & _IS_CALL:
                 calls, base, times, cost = calls + 1, number, 0, 0
+                self._starts.append(number)
                 seen.clear()
             count = seen[where] = seen.get(where, 0) + 1
             if 2 * count < cost:
@@ -133,6 +147,11 @@ class Trace:
         base, times = self._bases[number], self._times[number]
         calls = self.first_call + self._calls[number]
         return Point(calls, self._where[base] if times else 0, times, number - base)
+
+    def counted(self, number: int) -> Point:
+        """The same place by counting alone: for a victim that does not come along all the addresses of this one."""
+        calls = self._calls[number]
+        return Point(self.first_call + calls, 0, 0, number - self._starts[calls])
 
 
 class Stepper:

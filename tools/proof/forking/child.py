@@ -15,7 +15,7 @@ from typing import Any
 
 from wdkmutex_shm import LockTimeout, NotOwned, WdkMutexError
 
-__all__ = ["Orders", "free_child", "held_child", "run"]
+__all__ = ["Hold", "Orders", "run"]
 
 _PATIENCE = 5.0
 
@@ -37,7 +37,7 @@ def run(line: Connection, orders: Orders, guard: Any = None) -> None:
 
 def free_child(line: Connection, mutex: Any, *, die: bool) -> None:
     """The lock is free: take it; then end in order, or die holding it."""
-    hold = take(mutex, _PATIENCE)
+    hold = Hold(mutex, _PATIENCE)
     if die:
         line.send(None)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,7 +50,7 @@ def held_child(line: Connection, mutex: Any, holder: int | None, committed: Any,
     """Somebody else holds the lock; when told, wait for it."""
     line.send(_what_is_wrong(mutex, holder, committed, guard))
     line.recv()  # by now, or soon, it is released
-    hold = take(mutex, _PATIENCE)
+    hold = Hold(mutex, _PATIENCE)
     hold.add(1)
     hold.release()
     line.send(None)
@@ -77,7 +77,7 @@ def _what_is_wrong(mutex: Any, holder: int | None, committed: Any, guard: Any) -
     if own:
         return "it got the lock"
     try:
-        take(mutex, 0.02)
+        Hold(mutex, 0.02)
         return "it got the lock after waiting"
     except LockTimeout:
         pass
@@ -103,7 +103,7 @@ def _refused(act: Callable[[], object], what: str) -> str | None:
     return f"{what} works in a child"
 
 
-class take:  # noqa: N801
+class Hold:
     """A hold of a mutex of any kind."""
 
     def __init__(self, mutex: Any, timeout: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex, NotOwned, private, shm
 
 from ..harness import Proof
-from .child import take
+from .child import Hold
 from .ways import WAYS, Child
 
 __all__ = ["Cell", "cells", "try_cell"]
@@ -65,7 +65,7 @@ def _finish(cell: Cell, mutex: Any) -> list[str | None]:
     """The lock is free in the end, T has what everybody added, and nothing is left."""
     wrong: list[str | None] = []
     try:
-        hold = take(mutex, _PATIENCE)
+        hold = Hold(mutex, _PATIENCE)
         if hold.abandoned:
             wrong.append("somebody died holding the lock")
         count = int.from_bytes(hold.guard.value[:8], "big") if hold.guard is not None else None
@@ -130,7 +130,7 @@ def _free(cell: Cell, mutex: Any) -> list[str | None]:
     """The child takes the lock while nobody has it; and dies with it, where the cell says so."""
     with _ending(_by(cell, lambda: WAYS[cell.way]((mutex, cell.state, None, _T), None))) as made:
         wrong = [made.hear()]
-    hold = take(mutex, _PATIENCE)
+    hold = Hold(mutex, _PATIENCE)
     if hold.abandoned != (cell.state == "die"):
         wrong.append(f"abandoned is {hold.abandoned}")
     hold.add(1)
@@ -142,7 +142,7 @@ def _holding(cell: Cell, mutex: Any) -> list[str | None]:
     """The thread that makes the child holds the lock."""
 
     def work() -> list[str | None]:
-        hold = take(mutex, _PATIENCE)
+        hold = Hold(mutex, _PATIENCE)
         with _ending(WAYS[cell.way]((mutex, "held", os.getpid(), _T), hold.guard)) as made:
             wrong = [made.hear()]
             if mutex.owner is None:
@@ -165,7 +165,7 @@ def _waiting(cell: Cell, mutex: Any) -> list[str | None]:
         wrong: list[str | None] = []
 
         def wait() -> None:
-            hold = take(mutex, _PATIENCE)
+            hold = Hold(mutex, _PATIENCE)
             hold.add(1)
             hold.release()
 
@@ -205,7 +205,7 @@ def _holder(mutex: Any) -> Iterator[tuple[int, Callable[[], None]]]:
     pid = os.fork()
     if pid == 0:
         try:
-            hold = take(mutex, _PATIENCE)
+            hold = Hold(mutex, _PATIENCE)
             os.write(say, b"x")
             os.read(heard, 1)
             hold.release()

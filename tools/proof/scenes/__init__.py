@@ -51,6 +51,10 @@ class Scene(abc.ABC):
 
     def close(self) -> None:
         """Give everything back."""
+        self.forget_region()
+
+    def forget_region(self) -> None:
+        """Unmap what was looked at."""
         if self.region is not None:
             self.region.close()
             self.region = None

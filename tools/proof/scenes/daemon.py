@@ -190,19 +190,19 @@ def _answer_orders(line: Any, instance: str) -> None:
 
 
 class DaemonScene(Scene):
-    """One change, made by the daemon of a stage."""
+    """One change, made by the daemon of a stage of its own."""
 
-    def __init__(self, proof: Proof, stepper: Stepper, stage: Callable[[], Stage], change: Change) -> None:
+    def __init__(self, proof: Proof, stepper: Stepper, change: Change) -> None:
         super().__init__(proof, stepper)
         self.name = change.name
-        self._stage = stage()
+        self._stage = Stage(proof, stepper)
         self._change = change
         self._bystander: Any = None
         self._mutex: Any = None
 
     def begin(self) -> int:
         """The names are as before the change."""
-        super().close()
+        self.forget_region()
         stage, change = self._stage, self._change
         if not stage.daemon:
             stage.start_daemon()
@@ -275,6 +275,11 @@ class DaemonScene(Scene):
         self.expect(data == 1, "no data segment is lost or left", where, found=data)
         _register(client, 1)
         self.expect(_value(client) == 1, "the next daemon registers", where)
+
+    def close(self) -> None:
+        """End the daemon and the asker, and remove the instance."""
+        super().close()
+        self._stage.close()
 
     def _lock(self, mutex: FastMutex[bytes], where: str) -> None:
         try:

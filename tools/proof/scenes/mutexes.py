@@ -141,7 +141,7 @@ class MutexScene(Scene):
 
     def begin(self) -> int:
         """A mutex that holds the old T, and before it held another one."""
-        self.close()
+        self.forget_region()
         mutex = self._mutex = self._make()
         old, new, act = self._old, self._new, self._operation.act
         if self._operation.orphaned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -15,10 +16,10 @@ from wdkmutex_shm.names import user_prefix
 
 from ..harness import Proof, options, run
 from ..scenes import Scene
-from ..scenes.daemon import CHANGES, DaemonScene, Stage
+from ..scenes.daemon import CHANGES, DaemonScene
 from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
 from ..scenes.pools import CreationScene, SweepScene
-from ..stepping import ENDED, CannotStepError, Point, Stepper, Trace, end
+from ..stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
 
 _LONGEST = 4_000_000
 """Instructions of an operation that are looked at; none has so many."""
@@ -29,31 +30,12 @@ _ANYWHERE = 10
 _MOST_BROKEN = 5
 _REACHED = ("where it was meant", "at the end", "after its own end", "at the next system call")
 
-Maker = Callable[[Proof, Stepper, contextlib.ExitStack], Scene]
-
-
-def _mutex(index: int) -> Maker:
-    return lambda proof, stepper, stack: MutexScene(proof, stepper, OPERATIONS[index])
-
-
-def _daemon(index: int) -> Maker:
-    def make(proof: Proof, stepper: Stepper, stack: contextlib.ExitStack) -> Scene:
-        def stage() -> Stage:
-            found = Stage(proof, stepper)
-            stack.callback(found.close)
-            return found
-
-        return DaemonScene(proof, stepper, stage, CHANGES[index])
-
-    return make
-
-
-SCENES: dict[str, Maker] = {
-    **{operation.name: _mutex(index) for index, operation in enumerate(OPERATIONS)},
-    "section": lambda proof, stepper, stack: SectionScene(proof, stepper),
-    "pool-creation": lambda proof, stepper, stack: CreationScene(proof, stepper),
-    "pool-sweep": lambda proof, stepper, stack: SweepScene(proof, stepper),
-    **{change.name: _daemon(index) for index, change in enumerate(CHANGES)},
+SCENES: dict[str, Callable[[Proof, Stepper], Scene]] = {
+    **{operation.name: functools.partial(MutexScene, operation=operation) for operation in OPERATIONS},
+    SectionScene.name: SectionScene,
+    CreationScene.name: CreationScene,
+    SweepScene.name: SweepScene,
+    **{change.name: functools.partial(DaemonScene, change=change) for change in CHANGES},
 }
 
 
@@ -99,9 +81,7 @@ def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, st
     FastMutex(0).to_owned()  # so that this process has its own pool already
     before, descriptors = set(shm.listing(user_prefix())), len(os.listdir("/proc/self/fd"))
     deadline = None if seconds is None else time.monotonic() + seconds
-    with contextlib.ExitStack() as stack:
-        scene = SCENES[name](proof, stepper, stack)
-        stack.callback(scene.close)
+    with contextlib.closing(SCENES[name](proof, stepper)) as scene:
         hunt = _Hunt(proof, stepper, scene)
         for _ in hunt.all_of_it(stride) if stride is not None else hunt.by_parts():
             if proof.counts["broken"] >= _MOST_BROKEN or (deadline is not None and time.monotonic() > deadline):
@@ -128,7 +108,7 @@ class _Hunt:
         """Look at the whole way, then kill after every ``stride``-th instruction from a random one on."""
         trace = self._look(0, _LONGEST)
         for number in range(self._proof.random.randrange(stride), trace.instructions, stride):
-            self._kill_at(trace.point(number))
+            self._kill_at(trace, number)
             self._proof.progress(f"{self._scene.name}: {trace.instructions} instructions", number, trace.instructions)
             yield
 
@@ -147,12 +127,12 @@ class _Hunt:
             numbers = trace.changes + [random.randrange(trace.instructions) for _ in range(_ANYWHERE)]
             random.shuffle(numbers)
             for number in numbers:
-                self._kill_at(trace.point(number))
+                self._kill_at(trace, number)
                 self._proof.progress(f"{self._scene.name}: {calls - len(unseen)} of {calls} system calls seen")
                 yield
         while True:
             trace = random.choice(traces)
-            self._kill_at(trace.point(random.randrange(trace.instructions)))
+            self._kill_at(trace, random.randrange(trace.instructions))
             self._proof.progress(f"{self._scene.name}: anywhere")
             yield
 
@@ -170,12 +150,17 @@ class _Hunt:
         self._die(pid, "the end")
         return calls
 
-    def _kill_at(self, point: Point) -> None:
+    def _kill_at(self, trace: Trace, number: int) -> None:
+        if self._kill(trace.point(number)) == ELSEWHERE:
+            self._kill(trace.counted(number))
+
+    def _kill(self, point: Point) -> int:
         pid = self._scene.begin()
         code = self._stepper.go(pid, point)
         self._proof.counts[_REACHED[code]] += 1
         self._scene.expect(code != ENDED, "the operation goes well until it is killed", str(point))
         self._die(pid, f"call {point.calls}, {point.times} times at {point.where:#x}, {point.steps} instructions")
+        return code
 
     def _die(self, pid: int, where: str) -> None:
         self._proof.counts["kills"] += 1

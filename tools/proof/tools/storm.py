@@ -14,7 +14,7 @@ import psutil
 
 from wdkmutex_shm import FastMutex, Grt, KMutex, shm, sweep
 from wdkmutex_shm.client import connect
-from wdkmutex_shm.errors import DaemonUnavailable, WdkMutexError
+from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, WdkMutexError
 from wdkmutex_shm.names import instance_prefix
 from wdkmutex_shm.paths import log_path
 from wdkmutex_shm.pool import Pool
@@ -41,7 +41,7 @@ _TURN = 0.01
 _STALL = 0.25
 _MOST_BROKEN = 5
 _LAST_SECONDS = 60
-_DAEMON_SECONDS = 15
+_DAEMON_SECONDS = 30
 
 
 @click.command("storm")
@@ -267,13 +267,7 @@ class _Storm:
             log.close()
         self._board.close()
         self._books.clear()
-        # A worker may have been killed while it started a daemon, which then comes up by itself, also after a destroy.
-        self._wait_for_daemons(1)
-        try:
-            Grt.destroy()
-        except DaemonUnavailable as error:
-            self._proof.broken("the instance can be destroyed in the end", error=error)
-        self._wait_for_daemons(0)
+        self._destroy()
         sweep.dead_private_pools()
         left = {name for name in footprint(self._proof.folder) if self._is_ours(name)}
         self._proof.expect(not left, "nothing is left", left=sorted(left))
@@ -286,15 +280,23 @@ class _Storm:
             return int(private[1]) in self._lives
         return self._proof.instance in name
 
-    def _wait_for_daemons(self, most: int) -> None:
-        """Wait until no more than so many processes serve the instance, or start to; end them when they do not end."""
+    def _destroy(self) -> None:
+        """Destroy the instance, and what comes up afterwards: a killed worker may have been starting a daemon."""
         deadline = time.monotonic() + _DAEMON_SECONDS
-        while len(daemons := self._daemons()) > most and time.monotonic() < deadline:
-            time.sleep(_TURN)
-        if len(daemons) > most:
+        try:
+            Grt.destroy()
+            while (daemons := self._daemons()) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                with contextlib.suppress(GrtIsNull, DaemonUnavailable), connect(self._proof.instance) as client:
+                    client.call("destroy")
+        except WdkMutexError as error:
+            self._proof.broken("the instance can be destroyed in the end", error=error)
+            daemons = self._daemons()
+        if daemons:
+            log = ""
             with contextlib.suppress(OSError), open(log_path(self._proof.instance), encoding="utf-8") as file:
-                daemons.append(file.read()[-2000:])
-            self._proof.broken(f"no more than {most} daemons are left", pids=daemons)
+                log = file.read()[-2000:]
+            self._proof.broken("no daemon is left", pids=daemons, log=log)
             for pid in self._daemons():
                 psutil.Process(pid).kill()
 
