@@ -123,7 +123,21 @@ def test_a_sample_takes_as_long_as_asked_for(cost: int, sample: float) -> None:
     time = FakeTime()
     loops = calibrate(time.work("a", cost), sample, time.clock)
     assert loops == max(round(sample * 1e9 / cost), 1)
-    assert sum(n * cost for _, n in time.log) <= max(3 * sample * 1e9, cost)  # finding it out takes not much longer
+    first, *rest = (n * cost for _, n in time.log)
+    assert first == 4 * cost and sum(rest) <= max(3 * sample * 1e9, cost)  # finding it out takes not much longer
+
+
+def test_a_slow_first_call_does_not_make_the_samples_short() -> None:
+    time = FakeTime()
+    steady = time.work("a", 1_000)
+    first = [time.work("first", 5_000_000)]
+
+    def run(n: int) -> None:
+        if first:
+            first.pop()(1)
+        steady(n)
+
+    assert calibrate(run, 0.002, time.clock) == 2_000
 
 
 def test_the_garbage_collector_is_off_while_measuring_and_on_again() -> None:

@@ -49,6 +49,7 @@ class Samples(NamedTuple):
 
 def calibrate(run: Callable[[int], object], sample: float, clock: Clock = time.perf_counter_ns) -> int:
     """Find how often ``run`` must do its thing to take about ``sample`` seconds. Warms it up on the way."""
+    run(_FEWEST)  # the first calls make what the later ones use again, and may take a hundred times as long
     wanted = sample * _SECOND
     loops = 1
     while True:
