@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -33,34 +33,41 @@ Lock = AbstractContextManager[Any]
 
 
 def _hog(lock: Lock) -> Callable[[int, int], int]:
-    """Holds for 100 us, releases, and locks again at once."""
+    """Holds for 100 us, releases, and locks again at once.
+
+    Returns the most nanoseconds between two looks at the clock while it held: how long it was off its processor.
+    """
 
     def work(begin: int, end: int) -> int:
-        now, holds = time.monotonic_ns, 0
+        now, most = time.monotonic_ns, 0
         wait_for(begin)
         while now() < end:
             with lock:
-                until = now() + _HOLD
-                while now() < until:
-                    pass
-            holds += 1
-        return holds
+                last = now()
+                until = last + _HOLD
+                while last < until:
+                    look = now()
+                    most = max(most, look - last)
+                    last = look
+        return most
 
     return work
 
 
-def _victim(lock: Lock) -> Callable[[int, int], list[int]]:
-    """Sleeps 100 us, locks, releases; returns how many nanoseconds it waited, each time."""
+def _victim(lock: Lock) -> Callable[[int, int], tuple[list[int], int]]:
+    """Sleeps 100 us, locks, releases; returns how many nanoseconds it waited, each time, and slept at most."""
 
-    def work(begin: int, end: int) -> list[int]:
-        now, sleep, waits = time.monotonic_ns, time.sleep, []
+    def work(begin: int, end: int) -> tuple[list[int], int]:
+        now, sleep, waits, slept = time.monotonic_ns, time.sleep, [], 0
         wait_for(begin)
         while now() < end:
+            tired = now()
             sleep(_PAUSE)
             asked = now()
+            slept = max(slept, asked - tired)
             with lock:
                 waits.append(now() - asked)
-        return waits
+        return waits, slept
 
     return work
 
@@ -72,6 +79,7 @@ def _fairness(context: Context) -> Iterator[Entry]:
     if context.curves or not quick:
         peers += [FastipcPeer(), PosixIpcPeer()]
     waits: dict[str, list[float]] = {}
+    away: dict[str, tuple[int, int]] = {}
     with opened(context, peers) as (counters, skipped):
         locks = {_NAMES.get(name, name): counter.lock for name, counter in counters.items()}
         locks[_LOCK] = multiprocessing.get_context("fork").Lock()
@@ -80,7 +88,7 @@ def _fairness(context: Context) -> Iterator[Entry]:
                 context.tell(f"a hog and {name}", 0.6 * number / rounds)
                 assert lock is not None
                 try:
-                    _, found = together([_hog(lock), _victim(lock)], seconds)
+                    most, (found, slept) = together([_hog(lock), _victim(lock)], seconds)
                 except ChildFailed as error:
                     if name in (OURS, _LOCK):
                         raise
@@ -88,13 +96,15 @@ def _fairness(context: Context) -> Iterator[Entry]:
                     waits.pop(name, None)
                     del locks[name]
                     continue
+                before = away.get(name, (0, 0))
+                away[name] = max(before[0], most), max(before[1], slept)
                 # A victim that never got it has waited all the time.
                 waits.setdefault(name, []).extend([wait / 1e6 for wait in found] or [seconds * 1e3])
-    yield from _waiting(waits, skipped)
+    yield from _waiting(waits, away, skipped)
     yield _evenness(context)
 
 
-def _waiting(waits: dict[str, list[float]], skipped: list[str]) -> Iterator[Entry]:
+def _waiting(waits: dict[str, list[float]], away: dict[str, tuple[int, int]], skipped: list[str]) -> Iterator[Entry]:
     """Entries from the waits of all rounds together, in ms; a round alone has too few of the long ones."""
     curves = {
         "percent": _PERCENT,
@@ -103,8 +113,13 @@ def _waiting(waits: dict[str, list[float]], skipped: list[str]) -> Iterator[Entr
     }
     p99 = {name: (percentile(found, 99),) for name, found in waits.items()}
     yield _entry("p99", "a victim beside a hog: 99th percentile of its waits", "ms", p99, 5.0, skipped, curves)
-    most = {name: (max(found),) for name, found in waits.items()}
-    yield _entry("max", "a victim beside a hog: its longest wait", "ms", most, 20.0, [], {})
+    longest = {name: (max(found),) for name, found in waits.items()}
+    off, slept = (most / 1e6 for most in away[OURS])
+    note = (
+        "what the machine did meanwhile: our hog, which only reads the clock while it holds, was off its processor for "
+        f"up to {off:.1f} ms, and the victim's sleep of 0.1 ms lasted up to {slept:.1f} ms"
+    )
+    yield _entry("max", "a victim beside a hog: its longest wait", "ms", longest, 20.0, [], {}, notes=[note])
 
 
 def _entry(
@@ -116,6 +131,7 @@ def _entry(
     skipped: list[str],
     curves: dict[str, Any],
     peer: str = _LOCK,
+    notes: Sequence[str] = (),
 ) -> Entry:
     return Entry(
         part=part,
@@ -131,6 +147,7 @@ def _entry(
         ],
         skipped=skipped,
         curves=curves,
+        notes=[*notes],
     )
 
 
