@@ -70,7 +70,10 @@ def _memcheck(*command: str, plant: str | None = None) -> subprocess.CompletedPr
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=110, check=False)
 
 
-MAKE_AND_DROP = sys.executable, "-c", """
+MAKE_AND_DROP = (
+    sys.executable,
+    "-c",
+    """
 from wdkmutex_shm import shm
 from wdkmutex_shm._segment import Segment
 from wdkmutex_shm.names import user_prefix
@@ -78,7 +81,8 @@ name = user_prefix() + "memcheck.p0"
 segment = Segment.create(name, user_prefix() + "memcheck", 4)
 shm.unlink(name)
 del segment
-"""
+""",
+)
 
 
 @pytest.mark.slow

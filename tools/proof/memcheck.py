@@ -69,7 +69,9 @@ def main(words: list[str]) -> int:
                 found[key] = found.get(key, 0) + 1
     for text, times in list(found.items())[:_MOST]:
         print(f"\nmemcheck: {times} times:\n{text}", file=sys.stderr)
-    print(f"memcheck: {len(logs)} processes, {ended} of which came to their end; {len(found)} findings", file=sys.stderr)
+    print(
+        f"memcheck: {len(logs)} processes, {ended} of which came to their end; {len(found)} findings", file=sys.stderr
+    )
     if ended == 0 and done.returncode == 0:
         print("memcheck: no process was watched to its end", file=sys.stderr)
         return 1
