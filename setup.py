@@ -15,9 +15,11 @@ MODULES = [
     "_lock",
     "_handle",
     "_orphans",
+    "_bound",
     "_guard",
     "_mutex",
     "_section",
+    "_watch",
     "_attach",
     "_wire",
     "_turns",
@@ -26,7 +28,7 @@ MODULES = [
 ]
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
-COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed"}
+COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound"}
 
 flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.

@@ -12,7 +12,7 @@ cdef extern from "Python.h":
 
 
 cdef class Guard:
-    cdef vectorcallfunc enter_or_exit  # called by `with`, see BoundToGuard
+    cdef vectorcallfunc enter_or_exit  # called by `with`, see `_bound.pyx`
     cdef Handle handle
     cdef int64_t number      # the same as `held`, where NUMBER says so
     cdef object held         # T as handed out or set, not committed

@@ -11,12 +11,13 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ._bound cimport bind_with
 from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
 from ._orphans cimport leave_to, set_actions
 from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_load64, wdkm_local, wdkm_thread, wdkm_unlock
+from ._slot cimport wdkm_load64, wdkm_local, wdkm_tell_commit, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
 from .errors import IrqlNotAPCLevel, MutexBusy, NotOwned
 
@@ -25,24 +26,6 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
     object PyLong_FromLongLong(long long)
     Py_ssize_t PyVectorcall_NARGS(size_t)
-
-cdef extern from *:
-    """
-    /* Lets the instances of a type be called through a pointer that each of them has at `offset`. */
-    static void wdkm_call_through(PyTypeObject *type, Py_ssize_t offset) {
-        type->tp_vectorcall_offset = offset;
-        type->tp_call = PyVectorcall_Call;
-        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
-        PyType_Modified(type);
-    }
-    static int wdkm_set_attribute(PyTypeObject *type, const char *name, PyObject *value) {
-        int rc = PyDict_SetItemString(type->tp_dict, name, value);
-        PyType_Modified(type);
-        return rc;
-    }
-    """
-    void wdkm_call_through(PyTypeObject *, Py_ssize_t)
-    int wdkm_set_attribute(PyTypeObject *, const char *, object) except -1
 
 cdef enum:
     KIND_FAST = 1
@@ -227,6 +210,7 @@ cdef class Guard:
         cdef Guard top = self if self.root is None else self.root
         self.must_hold("commit")
         self.write(top)
+        wdkm_tell_commit(self.handle.slot)
         if self.root is not None:
             # The state to go back to is now the committed one.
             self.before = None
@@ -461,7 +445,7 @@ cdef class Guard:
 
 
 cdef object call_guard(object self, PyObject *const *args, size_t count, PyObject *names):
-    """What `with` calls; see BoundToGuard."""
+    """What `with` calls; see `_bound.pyx`."""
     count = PyVectorcall_NARGS(count)
     if names == NULL and count == 3:
         (<Guard>self).leave(args[0] == <PyObject *>None)
@@ -472,33 +456,7 @@ cdef object call_guard(object self, PyObject *const *args, size_t count, PyObjec
     raise TypeError("a guard is not called; use it with `with`")
 
 
-@cython.final
-cdef class BoundToGuard:
-    """What stands for ``__enter__`` and ``__exit__`` in :class:`Guard`.
-
-    A ``with`` asks for both before it calls either, so binding them in the usual way makes two objects for each lock: a fifth of
-    all the instructions of ``with m.lock() as g: g.value += 1``. Here both are bound by returning the guard, which tells by
-    the number of arguments which of them is called.
-    """
-
-    cdef object method
-
-    def __get__(self, instance, owner):
-        return self.method if instance is None else instance
-
-
-cdef int bind_to_guard() except -1:
-    cdef BoundToGuard bound
-    cdef PyTypeObject *type = <PyTypeObject *>Guard
-    for name in (b"__enter__", b"__exit__"):
-        bound = BoundToGuard.__new__(BoundToGuard)
-        bound.method = Guard.__dict__[name.decode()]
-        wdkm_set_attribute(type, name, bound)
-    wdkm_call_through(type, <ptrdiff_t>&(<Guard>NULL).enter_or_exit)
-    return 0
-
-
-bind_to_guard()
+bind_with(<PyTypeObject *>Guard, <ptrdiff_t>&(<Guard>NULL).enter_or_exit)
 
 
 cdef int finish_left(object guard) except -1:

@@ -16,6 +16,8 @@ cdef extern from "slot.h" nogil:
         WDKM_DATA_HEADER
         WDKM_SERVER_PATH
         WDKM_LAYOUT
+        WDKM_ON_RELEASE
+        WDKM_ON_COMMIT
         WDKM_LIBC
     int EBUSY
     int EDEADLK
@@ -46,14 +48,16 @@ cdef extern from "slot.h" nogil:
         uint32_t acquired_high
         unsigned char payload[2][72]
         uint64_t first_commit
-        uint64_t contended
         uint64_t pending
         uint64_t seen
+        uint32_t contended
         uint32_t abandoned
         uint32_t abandoned_pid
         uint32_t timeouts
         uint32_t refused
-        char label[24]
+        uint32_t watch
+        uint32_t watched
+        char label[20]
         char name[104]
 
     ctypedef struct wdkm_header:
@@ -121,6 +125,9 @@ cdef extern from "slot.h" nogil:
     int wdkm_mutex_init(wdkm_slot *)
     void wdkm_acquired(wdkm_slot *, uint64_t)
     int wdkm_unlock(wdkm_slot *)
+    void wdkm_tell(wdkm_slot *)
+    void wdkm_tell_commit(wdkm_slot *)
+    uint32_t wdkm_watch(wdkm_slot *, uint32_t, uint64_t)
     int64_t wdkm_now()
     int wdkm_lock_until(wdkm_slot *, int64_t)
     void wdkm_futex_wait(uint32_t *, uint32_t, int64_t)

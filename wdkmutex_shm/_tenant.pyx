@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
-                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_unlock,
-                     wdkm_word_abandoned, wdkm_word_held)
+                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_tell,
+                     wdkm_unlock, wdkm_word_abandoned, wdkm_word_held)
 from collections import namedtuple
 
 from . import data as data_segments
@@ -50,8 +50,8 @@ def occupy(Segment segment not None, Py_ssize_t index, bytes name not None, int 
     slot.type_hash = type_hash
     slot.serial = serial
     slot.acquired_low = slot.acquired_high = 0
-    slot.contended = slot.seen = 0
-    slot.abandoned = slot.abandoned_pid = slot.timeouts = 0
+    slot.seen = 0
+    slot.contended = slot.abandoned = slot.abandoned_pid = slot.timeouts = 0
     slot.data[buffer] = data_id
     slot.length[buffer] = data_length if data_id else len(payload)
     memcpy(slot.payload[buffer], <const char *>payload, len(payload))
@@ -135,7 +135,11 @@ def locate(list segments not None, list places not None):
 def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
     """End a tenancy: from now on every handle to it raises MutexDestroyed. False if it had ended already."""
     cdef wdkm_slot *slot = segment.at(index)
-    return generation % 2 == 1 and wdkm_cas64(&slot.generation, generation, generation + 1)
+    if generation % 2 == 0 or not wdkm_cas64(&slot.generation, generation, generation + 1):
+        return False
+    if slot.watched != 0:
+        wdkm_tell(slot)
+    return True
 
 
 def reclaim(Segment segment not None, Py_ssize_t index):
@@ -199,6 +203,8 @@ def vacate_all(Segment segment not None):
         generation = wdkm_load64(&slot.generation)
         if generation % 2 == 1 and wdkm_cas64(&slot.generation, generation, generation + 1):
             count += 1
+            if slot.watched != 0:
+                wdkm_tell(slot)
         if slot.data[0] | slot.data[1] | slot.pending:
             with_data.append(index)
     return count, with_data

@@ -18,8 +18,11 @@
  *      120     8  allocator              kind, type code, length of name, length of label, acquisitions high half
  *   ---- cache line ----
  *      128   144  holder                 inline buffer 0, inline buffer 1
- *      272    48  mixed                  counters, and what a repair or an observer needs
- *      320    24  allocator              label: T's short name, for people
+ *      272    44  mixed                  counters, and what a repair or an observer needs
+ *      316     4  tellers, atomically    watch: a futex word that moves on when watchers are told; see `watched`
+ *   ---- cache line ----
+ *      320     4  watchers, atomically   watched: who wants to be told of a release or a commit; 0 when nobody does
+ *      324    20  allocator              label: T's short name, for people
  *      344   104  allocator              name
  *
  * A buffer holds T inline when its length is at most WDKM_INLINE and in its data segment otherwise.
@@ -39,10 +42,10 @@
 
 #define WDKM_MAGIC UINT64_C(0x314d4853584d4b57) /* "WKMXSHM1" */
 #define WDKM_DATA_MAGIC UINT64_C(0x314154414d4b57) /* "WKMATA1" */
-#define WDKM_LAYOUT 1u
+#define WDKM_LAYOUT 2u
 #define WDKM_INLINE 72
 #define WDKM_NAME 104
-#define WDKM_LABEL 24
+#define WDKM_LABEL 20
 #define WDKM_HEADER 4096
 #define WDKM_DATA_HEADER 64
 #define WDKM_SERVER_PATH 108
@@ -77,14 +80,16 @@ typedef struct {
     unsigned char payload[2][WDKM_INLINE];
 
     uint64_t first_commit; /* commit word when the tenant moved in */
-    uint64_t contended;
     uint64_t pending; /* id of a data segment in the making */
     uint64_t seen;    /* first sight of the present hold: low 24 bits of acquisitions << 40 | milliseconds since boot */
+    uint32_t contended;
     uint32_t abandoned;
     uint32_t abandoned_pid;
     uint32_t timeouts;
     uint32_t refused; /* first attempt turned away from a free lock: low 12 bits of acquisitions << 20 | milliseconds */
+    uint32_t watch;
 
+    uint32_t watched; /* low 30 bits of the commit word that commit watchers know << 2 | WDKM_ON_COMMIT | WDKM_ON_RELEASE */
     char label[WDKM_LABEL];
     char name[WDKM_NAME];
 } wdkm_slot;
@@ -150,6 +155,7 @@ _Static_assert(sizeof(pthread_mutex_t) <= 48, "pthread_mutex_t outgrew its room"
 _Static_assert(offsetof(wdkm_slot, owner) == 48, "lock line");
 _Static_assert(offsetof(wdkm_slot, generation) == 64, "commit line");
 _Static_assert(offsetof(wdkm_slot, payload) == 128, "payload");
+_Static_assert(offsetof(wdkm_slot, watched) == 320, "a line that is not written while a lock is taken, or T committed");
 _Static_assert(sizeof(wdkm_header) <= WDKM_HEADER, "header");
 _Static_assert(sizeof(wdkm_data_header) <= WDKM_DATA_HEADER, "data header");
 
@@ -200,11 +206,6 @@ static inline void wdkm_acquired(wdkm_slot *s, uint64_t owner) {
     if (__builtin_expect(++s->acquired_low == 0, 0)) ++s->acquired_high;
 }
 
-static inline int wdkm_unlock(wdkm_slot *s) {
-    wdkm_relaxed64(&s->owner, 0);
-    return pthread_mutex_unlock(&s->mutex);
-}
-
 static inline int64_t wdkm_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -216,15 +217,78 @@ static inline struct timespec wdkm_timespec(int64_t ns) {
     return t;
 }
 
-static inline int wdkm_lock_until(wdkm_slot *s, int64_t ns) {
-    struct timespec t = wdkm_timespec(ns);
-    return pthread_mutex_clocklock(&s->mutex, CLOCK_MONOTONIC, &t);
-}
-
 static inline void wdkm_futex_wait(uint32_t *word, uint32_t value, int64_t ns) {
     struct timespec t = wdkm_timespec(ns);
     syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0);
 }
 static inline void wdkm_futex_wake_all(uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0); }
+
+/* Watchers: who waits for a release or a commit without waiting for the lock.
+ *
+ * A watcher reads `watch`, writes down in `watched` what it wants to be told of, looks whether that is so already, and
+ * sleeps on `watch` while it has the value that was read. Who releases or commits looks at `watched` afterwards; if it
+ * wants that, it clears it, moves `watch` on and wakes everybody, who then look for themselves. Either the watcher's look
+ * comes after the release or commit, or the teller's look comes after the watcher's note: each of them does its store and
+ * its look in that order, with a full barrier between. A teller that is killed in between tells nobody, so watchers do not
+ * sleep for more than a second at a time. What a watcher that went away left in `watched` costs one wake for nobody.
+ */
+#define WDKM_ON_RELEASE 1u
+#define WDKM_ON_COMMIT 2u
+
+static __attribute__((noinline, cold)) void wdkm_tell(wdkm_slot *s) {
+    __atomic_exchange_n(&s->watched, 0, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&s->watch, 1, __ATOMIC_SEQ_CST);
+    wdkm_futex_wake_all(&s->watch);
+}
+
+static inline void wdkm_tell_watchers(wdkm_slot *s, uint32_t of) {
+    uint32_t wanted = __atomic_load_n(&s->watched, __ATOMIC_ACQUIRE);
+    if (__builtin_expect(wanted != 0, 0) &&
+        (wanted & of & WDKM_ON_RELEASE || (wanted & WDKM_ON_COMMIT && ((s->commit ^ wanted >> 2) & 0x3fffffff) != 0)))
+        wdkm_tell(s);
+}
+
+/* After a commit that keeps the lock. */
+static inline void wdkm_tell_commit(wdkm_slot *s) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    wdkm_tell_watchers(s, 0);
+}
+
+/* Write down what to be told of, `commit` being the commit word that the watcher knows; returns what to sleep on. */
+static inline uint32_t wdkm_watch(wdkm_slot *s, uint32_t of, uint64_t commit) {
+    for (;;) {
+        uint32_t watch = __atomic_load_n(&s->watch, __ATOMIC_SEQ_CST);
+        uint32_t old = __atomic_load_n(&s->watched, __ATOMIC_RELAXED);
+        uint32_t wanted = old | of;
+        if (of & WDKM_ON_COMMIT) {
+            wanted = (old & WDKM_ON_RELEASE) | of | (uint32_t)(commit & 0x3fffffff) << 2;
+            if (old & WDKM_ON_COMMIT && old >> 2 != wanted >> 2) {
+                wdkm_tell(s); /* others know another commit, and would not be told of this one */
+                continue;
+            }
+        }
+        /* Written even if nothing changes: the barrier is needed, and who clears it now must see it again. */
+        if (__atomic_compare_exchange_n(&s->watched, &old, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            return watch;
+        }
+    }
+}
+
+static inline int wdkm_unlock(wdkm_slot *s) {
+    int rc;
+    wdkm_relaxed64(&s->owner, 0);
+    rc = pthread_mutex_unlock(&s->mutex);
+#if !defined(__x86_64__) && !defined(__i386__)
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* there the unlock is one */
+#endif
+    wdkm_tell_watchers(s, WDKM_ON_RELEASE);
+    return rc;
+}
+
+static inline int wdkm_lock_until(wdkm_slot *s, int64_t ns) {
+    struct timespec t = wdkm_timespec(ns);
+    return pthread_mutex_clocklock(&s->mutex, CLOCK_MONOTONIC, &t);
+}
 
 #endif

@@ -1,0 +1,8 @@
+"""A ``with`` that makes no bound methods."""
+
+from cpython.object cimport PyTypeObject
+from libc.stddef cimport ptrdiff_t
+
+# `offset`: where in an instance of the type the pointer to the function is that `with` calls, which tells by the number
+# of arguments whether it stands for __enter__ or __exit__.
+cdef int bind_with(PyTypeObject *type, ptrdiff_t offset) except -1

@@ -1,0 +1,129 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""To be told of a release or a commit, without waiting for the lock; see `slot.h` for how that cannot be missed.
+
+A watcher does, in this order: :func:`watch`, then look whether what it wants is so already, then :func:`sleep`, then
+look again. A sleep may end for no reason, and the death of a holder is not told by anybody: who must learn of that
+sleeps for short whiles and looks at :func:`is_free`.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ._handle cimport Handle
+from ._lock cimport serve
+from ._payload cimport gone
+from ._slot cimport (WDKM_ON_COMMIT, WDKM_ON_RELEASE, wdkm_add32, wdkm_futex_wait, wdkm_load64, wdkm_lock_word, wdkm_now,
+                     wdkm_slot, wdkm_watch, wdkm_word_held)
+
+cdef extern from *:
+    """
+    #ifndef SYS_futex_waitv
+    #define SYS_futex_waitv 449
+    #endif
+    typedef struct { uint64_t value, address; uint32_t flags, reserved; } wdkm_waiter;
+    /* 0: woken, or something moved already, or a signal came; else the errno. */
+    static int wdkm_wait_any(wdkm_waiter *waiters, unsigned count, int64_t until) {
+        struct timespec t = wdkm_timespec(until);
+        long rc = syscall(SYS_futex_waitv, waiters, count, 0, &t, CLOCK_MONOTONIC);
+        return rc < 0 && (errno == ENOSYS || errno == EINVAL || errno == EPERM) ? errno : 0;
+    }
+    """
+    ctypedef struct wdkm_waiter:
+        uint64_t value
+        uint64_t address
+        uint32_t flags
+        uint32_t reserved
+    int wdkm_wait_any(wdkm_waiter *, unsigned int, int64_t) nogil
+
+cdef enum:
+    SIZE_U32 = 2  # FUTEX2_SIZE_U32, shared
+    MOST = 64
+    APART = 2000000  # nanoseconds between looks at several words where the kernel cannot sleep on them (before Linux 5.16)
+
+ON_RELEASE = WDKM_ON_RELEASE
+ON_COMMIT = WDKM_ON_COMMIT
+
+#: How many handles :func:`sleep_any` takes (MAXIMUM_WAIT_OBJECTS).
+MOST_OBJECTS = MOST
+
+
+def commits(Handle handle not None):
+    """The commit word: a number that every commit changes. Raises MutexDestroyed."""
+    cdef uint64_t commit = wdkm_load64(&handle.slot.commit)
+    if wdkm_load64(&handle.slot.generation) != handle.generation_:
+        gone(handle.segment_, handle.slot)
+    return commit
+
+
+def is_free(Handle handle not None):
+    """Whether the lock could be had now: it is free, or its holder died. Raises MutexDestroyed."""
+    if wdkm_load64(&handle.slot.generation) != handle.generation_:
+        gone(handle.segment_, handle.slot)
+    return not wdkm_word_held(wdkm_lock_word(handle.slot))
+
+
+def watch(Handle handle not None, uint32_t of, uint64_t commit=0):
+    """Ask to be told once of the next release (ON_RELEASE), commit (ON_COMMIT), or either; and of the mutex's end.
+
+    Args:
+        of: what to be told of.
+        commit: what :func:`commits` returned before; any other commit is told.
+
+    Returns:
+        What :func:`sleep` needs. Look between the two whether it has happened already.
+
+    Raises:
+        MutexDestroyed.
+    """
+    cdef uint32_t ticket = wdkm_watch(handle.slot, of, commit)
+    if wdkm_load64(&handle.slot.generation) != handle.generation_:
+        gone(handle.segment_, handle.slot)
+    return ticket
+
+
+def sleep(Handle handle not None, uint32_t ticket, double seconds):
+    """Sleep until told since ``ticket``, for at most so many seconds, or for no reason. Releases the GIL.
+
+    Raises:
+        KeyboardInterrupt, or what a signal handler raises.
+    """
+    cdef int64_t until = <int64_t>(seconds * 1e9)
+    cdef wdkm_slot *slot = handle.slot
+    if until > 0:
+        with nogil:
+            wdkm_futex_wait(&slot.watch, ticket, until)
+    PyErr_CheckSignals()
+
+
+def sleep_any(list handles not None, list tickets not None, double seconds):
+    """As :func:`sleep`, until any of at most 64 handles is told of. Raises ValueError for more."""
+    cdef wdkm_waiter waiters[MOST]
+    cdef Py_ssize_t at
+    cdef Py_ssize_t count = len(handles)
+    cdef int64_t until = wdkm_now() + <int64_t>(seconds * 1e9)
+    cdef int code
+    cdef Handle handle
+    if not 0 < count <= MOST or len(tickets) != count:
+        raise ValueError(f"from 1 to {MOST} objects can be waited for at once, not {count}")
+    memset(waiters, 0, sizeof(waiters))
+    for at in range(count):
+        handle = handles[at]
+        waiters[at].address = <uint64_t>&handle.slot.watch
+        waiters[at].value = <uint32_t>tickets[at]
+        waiters[at].flags = SIZE_U32
+    with nogil:
+        code = wdkm_wait_any(waiters, <unsigned int>count, until)
+        if code != 0:
+            wdkm_futex_wait(<uint32_t *>waiters[0].address, <uint32_t>waiters[0].value, min(APART, until - wdkm_now()))
+    PyErr_CheckSignals()
+
+
+def starve(Handle handle not None):
+    """Count the caller among the waiters that are served next: newcomers wait up to 4 ms for them. Undo with :func:`served`."""
+    wdkm_add32(&handle.slot.starving, 1)
+
+
+def served(Handle handle not None):
+    """Undo one :func:`starve`: the lock was had, or is not wanted any more."""
+    serve(handle.slot)
