@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from commands import Command
+from wdkmutex_daemon.cli.app import run
 
 pytestmark = pytest.mark.slow  # each of them starts several processes
 
@@ -39,15 +40,22 @@ VALUES = [
 ]
 
 
-def test_a_value_comes_back_as_it_was_set(served: Command) -> None:
+def test_a_value_comes_back_as_it_was_set(served: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    def here(*args: str) -> str:
+        """In this process: what is looked at are many values, not many processes."""
+        assert run(["--instance", served.instance, *args]) == 0
+        return capsys.readouterr().out
+
     served("register", "a", "null", "--type", "any")
     for text in VALUES:
-        served("set", "a", text)
-        assert json.loads(served("get", "a")) == json.loads(text)
+        here("set", "a", text)
+        assert json.loads(here("get", "a")) == json.loads(text)
+    assert json.loads(served("get", "a")) == json.loads(VALUES[-1])
     assert served.json("show", "a")["value"] == json.loads(VALUES[-1])
     for text in VALUES:
-        served("register", "b", text)
-        assert json.loads(served("get", "b")) == json.loads(text)
+        here("register", "b", text)
+        assert json.loads(here("get", "b")) == json.loads(text)
+    assert json.loads(served("get", "b")) == json.loads(VALUES[-1])
 
 
 def test_a_value_from_stdin(served: Command) -> None:

@@ -88,12 +88,12 @@ def test_every_instruction_of_a_part() -> None:
 
 @pytest.mark.parametrize("operation", ["fast-commit", "bytes-commit"])
 def test_instructions_finds_what_is_published_first(operation: str) -> None:
-    assert prove("instructions", "--operation", operation, "--seconds", "5", plant="publish-first")["broken"]
+    assert prove("instructions", "--operation", operation, "--seconds", "5", "--first", plant="publish-first")["broken"]
 
 
 @pytest.mark.parametrize("operation", ["k-commit", "section"])
 def test_instructions_finds_what_is_not_marked_consistent(operation: str) -> None:
-    assert prove("instructions", "--operation", operation, "--seconds", "5", plant="no-consistent")["broken"]
+    assert prove("instructions", "--operation", operation, "--seconds", "5", "--first", plant="no-consistent")["broken"]
 
 
 def test_storm() -> None:
@@ -105,7 +105,7 @@ def test_storm() -> None:
 
 @pytest.mark.parametrize("plant", ["no-consistent", "no-generation"])
 def test_storm_finds(plant: str) -> None:
-    assert prove("storm", "--seconds", "12", plant=plant)["broken"]
+    assert prove("storm", "--seconds", "12", "--first", plant=plant)["broken"]
 
 
 def test_forks() -> None:
@@ -116,4 +116,4 @@ def test_forks() -> None:
 
 
 def test_forks_finds_that_forks_are_not_noticed() -> None:
-    assert prove("forks", "--seconds", "10", plant="no-fork-check")["broken"]
+    assert prove("forks", "--seconds", "10", "--first", plant="no-fork-check")["broken"]

@@ -67,7 +67,7 @@ def _memcheck(*command: str, plant: str | None = None) -> subprocess.CompletedPr
         environment["WDKMUTEX_PLANT"] = plant
     environment["PYTHONPATH"] = os.pathsep.join(path)
     words = [sys.executable, str(TOOLS / "proof" / "memcheck.py"), *command]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(words, env=environment, cwd=TOOLS, capture_output=True, text=True, timeout=110, check=False)
 
 
 MAKE_AND_DROP = (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
-FAULTS = ["publish-first", "no-consistent", "no-generation", "keep-id"]
+FAULTS = ["publish-first", "no-consistent", "no-generation", "no-quarantine", "no-pending", "keep-id"]
 
 pytestmark = pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed: apt install spin")
 

@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LISTED = 20
 #: Seconds between two looks of the progress line.
 _REFRESH = 0.25
+_MOST = 5
 
 
 def options(*, seconds: float | None = None) -> Callable[[F], F]:
@@ -35,12 +36,19 @@ def options(*, seconds: float | None = None) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         function = click.option("--seed", type=int, default=None, help="Repeat the run of that seed.")(function)
+        function = click.option(
+            "--first", is_flag=True, expose_value=False, callback=_note_first, help="Stop at the first broken promise."
+        )(function)
         function = click.option("--json", "json_file", type=click.Path(), help="Write the summary there too.")(function)
         if seconds is not None:
             function = click.option("--seconds", type=float, default=seconds, help="How long to go on.")(function)
         return function
 
     return add
+
+
+def _note_first(ctx: click.Context, _: click.Parameter, first: bool) -> None:
+    ctx.meta["first"] = first
 
 
 class Proof:
@@ -50,6 +58,7 @@ class Proof:
         tool: its name.
         seed: of :attr:`random`; None takes a random one.
         seconds: how long it may go on; None for as long as it takes.
+        first: one broken promise is enough; else a few are looked for, which often say more.
 
     Attributes:
         seed: what ``--seed`` repeats.
@@ -59,7 +68,9 @@ class Proof:
         instance: name of an instance that nobody else uses.
     """
 
-    def __init__(self, tool: str, seed: int | None = None, seconds: float | None = None) -> None:
+    def __init__(
+        self, tool: str, seed: int | None = None, seconds: float | None = None, *, first: bool = False
+    ) -> None:
         self.tool = tool
         self.seed = secrets.randbelow(1 << 32) if seed is None else seed
         self.random = random.Random(self.seed)
@@ -68,6 +79,7 @@ class Proof:
         self.folder = tempfile.mkdtemp(prefix="wdkm-proof-")
         self.instance = f"proof-{tool}-{os.getpid()}"
         self.begun = time.monotonic()
+        self._most = 1 if first else _MOST
         self._broken: list[dict[str, Any]] = []
         self._skipped: list[str] = []
         self._progress = Progress(
@@ -133,6 +145,11 @@ class Proof:
         """Whether no promise was broken so far."""
         return not self._broken
 
+    @property
+    def enough(self) -> bool:
+        """Whether so many promises were broken that it is no use to go on."""
+        return self.counts["broken"] >= self._most
+
     def summary(self) -> dict[str, Any]:
         """What the tool did, as JSON can hold it."""
         return {
@@ -167,7 +184,7 @@ def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell in the background lets its children ignore the first
         signal.signal(number, signal.default_int_handler)
-    proof = Proof(tool, seed, seconds)
+    proof = Proof(tool, seed, seconds, first=click.get_current_context().meta.get("first", False))
     saved = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = proof.folder
     try:

@@ -80,7 +80,7 @@ def command(seed: int | None, json_file: str | None, seconds: float) -> None:
     with run("damage", seed=seed, seconds=seconds, json_file=json_file) as proof:
         refusals(proof)
         number = 0
-        while not proof.over and proof.counts["broken"] < 5:
+        while not proof.over and not proof.enough:
             number += 1
             name = f"{proof.instance}-{number}"
             proof.progress(f"round {number}: {proof.counts['places changed']} places changed")

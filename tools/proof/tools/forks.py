@@ -15,7 +15,6 @@ from ..forking.interrupts import CASES, Interrupter, at_random_times
 from ..forking.matrix import cells, try_cell
 from ..harness import Proof, options, run
 
-_MOST_BROKEN = 10
 _MATRIX_SHARE = 0.5
 
 
@@ -36,10 +35,6 @@ def command(seed: int | None, seconds: float, json_file: str | None) -> None:
         proof.expect(not left, "nothing is left of the instance", left=left)
 
 
-def _done(proof: Proof) -> bool:
-    return proof.counts["broken"] >= _MOST_BROKEN
-
-
 def _matrix(proof: Proof) -> None:
     assert proof.seconds is not None
     forkserver.ensure_running()  # it stays for as long as this process
@@ -48,7 +43,7 @@ def _matrix(proof: Proof) -> None:
     for number, cell in enumerate(found):
         try_cell(proof, cell)
         proof.progress(f"{number} of {len(found)} cells")
-        if _done(proof) or proof.elapsed > proof.seconds * _MATRIX_SHARE:
+        if proof.enough or proof.elapsed > proof.seconds * _MATRIX_SHARE:
             break
     proof.counts["cells there are"] = len(found)
     now = _descriptors()
@@ -70,8 +65,8 @@ def _interrupts(proof: Proof) -> None:
     for case in cases:
         for number in interrupter.at_every_bytecode(case):
             proof.progress(f"{case.name}: bytecode {number}")
-            if _done(proof) or proof.over:
+            if proof.enough or proof.over:
                 return
-    while not (_done(proof) or proof.over):
+    while not (proof.enough or proof.over):
         at_random_times(proof, proof.random.choice(cases))
         proof.progress("at any time")

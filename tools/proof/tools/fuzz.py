@@ -111,7 +111,7 @@ def command(seed: int | None, json_file: str | None, seconds: float, target: tup
     """Fuzz the decoders of frames, requests, replies and T, guided by the ways that inputs take through them."""
     with run("fuzz", seed=seed, seconds=seconds, json_file=json_file) as proof:
         fuzzers = [Fuzzer(proof, name, TARGETS[name]) for name in target or TARGETS]
-        while not proof.over and proof.counts["broken"] < 5:
+        while not proof.over and not proof.enough:
             for fuzzer in fuzzers:
                 for _ in range(50):
                     fuzzer.step()

@@ -27,7 +27,6 @@ _PART = 8_000
 """Instructions that are looked at in one go where the time is limited."""
 _ANYWHERE = 10
 """Kills in such a part beside those at changes."""
-_MOST_BROKEN = 5
 _REACHED = ("where it was meant", "at the end", "after its own end", "at the next system call")
 
 SCENES: dict[str, Callable[[Proof, Stepper], Scene]] = {
@@ -84,7 +83,7 @@ def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, st
     with contextlib.closing(SCENES[name](proof, stepper)) as scene:
         hunt = _Hunt(proof, stepper, scene)
         for _ in hunt.all_of_it(stride) if stride is not None else hunt.by_parts():
-            if proof.counts["broken"] >= _MOST_BROKEN or (deadline is not None and time.monotonic() > deadline):
+            if proof.enough or (deadline is not None and time.monotonic() > deadline):
                 break
     proof.counts["operations"] += 1
     found = len(os.listdir("/proc/self/fd"))

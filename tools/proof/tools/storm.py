@@ -39,7 +39,6 @@ _KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
 )
 _TURN = 0.01
 _STALL = 0.25
-_MOST_BROKEN = 5
 _LAST_SECONDS = 60
 _DAEMON_SECONDS = 30
 
@@ -93,7 +92,7 @@ class _Storm:
         """Strike until the time is up."""
         proof, random = self._proof, self._proof.random
         last = due = time.monotonic()
-        while not proof.over and proof.counts["broken"] < _MOST_BROKEN:
+        while not proof.over and not proof.enough:
             self._reap()
             for number in range(self._workers):
                 if number not in self._alive.values():
