@@ -228,7 +228,7 @@ def test_unequal_totals_are_status_1(
 
 @pytest.mark.slow
 def test_workers_that_do_not_work_end_it(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "work", os._exit)  # called with arguments that it does not take
+    monkeypatch.setattr(crew, "work", os.getpid)  # called with arguments that it does not take
     with pytest.raises(crew.CrewError, match="by themselves"):
         job.run(tree, workers=1, kill_every=0, seed=1)
 

@@ -12,7 +12,20 @@ import pytest
 from support import DEADLINE
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = [ROOT / "tools" / name for name in ("_env.sh", "check", "core-matrix", "demo", "test")] + [ROOT / ".ci" / "run"]
+NAMES = (
+    "_env.sh",
+    "check",
+    "core-debug",
+    "core-matrix",
+    "coverage",
+    "demo",
+    "planted-build",
+    "prove",
+    "sanitize",
+    "test",
+    "valgrind",
+)
+TOOLS = [ROOT / "tools" / name for name in NAMES] + [ROOT / ".ci" / "run"]
 NEEDED = [
     "bash",
     "cat",
