@@ -7,10 +7,12 @@ import os
 import resource
 import shutil
 import signal
+import sys
 
 import pytest
 from commands import Command
 from support import Fork, daemon_pid, gone, segments, wait_until
+from test_server_bad_input import Peer
 
 from wdkmutex_shm import DaemonUnavailable, Grt, GrtIsNull, MutexDestroyed, autostart, paths, session, shm
 from wdkmutex_shm.client import connect
@@ -155,3 +157,21 @@ def test_no_descriptor_left_to_reach_or_start_a_daemon(grt: str) -> None:
     assert len(told) == 3
     assert all("Too many open files" in text for text in told), told
     assert segments(grt + "x") == []
+
+
+def test_no_descriptor_for_one_more_client(instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is there is served; who knocks waits outside, and comes in when others have gone."""
+    monkeypatch.setenv("WDKMUTEX_DAEMON", f"sh -c 'ulimit -n 24; exec \"$@\"' sh {sys.executable} -m wdkmutex_daemon")
+    Grt.init(instance)
+    Grt.register_fast_mutex("n", 5)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(Peer(instance, hello=False))
+        with open(paths.log_path(instance), encoding="utf-8") as log:
+            wait_until(lambda: "no further client can be let in now" in log.read())
+        assert Grt.names() == ["n"]
+    with Peer(instance) as peer:
+        body, error = peer.ask("names")
+    assert error is None
+    assert body is not None
+    assert body["names"] == ["n"]
