@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from typing import Any
@@ -23,17 +24,17 @@ def _tickets(mutex: Any) -> tuple[int, int]:
     return watch, watched
 
 
-def _sleeper(line: Line, mutex: Any, of: int) -> None:
+def _sleeper(line: Line, mutex: Any, of: int, seconds: float = LONG) -> None:
     known = _watch.commits(mutex)
     ticket = _watch.watch(mutex, of, known)
     line.say("watching")
     line.hear()
-    _watch.sleep(mutex, ticket, LONG)
+    _watch.sleep(mutex, ticket, seconds)
     line.say(_watch.commits(mutex) != known)
 
 
-def _watching(mutex: Any, of: int, asleep: bool = True) -> Child:
-    child = Child(_sleeper, mutex, of)
+def _watching(mutex: Any, of: int, asleep: bool = True, seconds: float = LONG) -> Child:
+    child = Child(_sleeper, mutex, of, seconds)
     child.hear()
     if asleep:
         child.say("sleep")
@@ -179,6 +180,14 @@ def test_too_many_or_none(count: int) -> None:
     mutex = FastMutex(1)
     with pytest.raises(ValueError, match="from 1 to 64"):
         _watch.sleep_any([mutex] * count, [0] * count, 1.0)
+
+
+def test_a_sleep_without_limit() -> None:
+    mutex = FastMutex(1)
+    with _watching(mutex, ON_COMMIT, seconds=math.inf) as watcher:
+        assert watcher.silent(0.05)
+        mutex.fetch_add(1)
+        assert watcher.hear() is True
 
 
 def test_a_sleep_ends_by_itself_and_lets_other_threads_run() -> None:

@@ -23,7 +23,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, wdkm_acquired, wdkm_add32,
+from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
                      wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
                      wdkm_word_abandoned)
@@ -215,7 +215,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
         raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
     if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
-        pthread_mutex_unlock(&slot.mutex)
+        wdkm_unlock(slot)
         gone(segment, slot)
     if contended:
         slot.contended += 1

@@ -125,7 +125,7 @@ cdef extern from "slot.h" nogil:
     int wdkm_mutex_init(wdkm_slot *)
     void wdkm_acquired(wdkm_slot *, uint64_t)
     int wdkm_unlock(wdkm_slot *)
-    void wdkm_tell(wdkm_slot *)
+    void wdkm_tell_end(wdkm_slot *)
     void wdkm_tell_commit(wdkm_slot *)
     uint32_t wdkm_watch(wdkm_slot *, uint32_t, uint64_t)
     int64_t wdkm_now()

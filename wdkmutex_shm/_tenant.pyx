@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
-                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_tell,
+                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_tell_end,
                      wdkm_unlock, wdkm_word_abandoned, wdkm_word_held)
 from collections import namedtuple
 
@@ -137,8 +137,7 @@ def vacate(Segment segment not None, Py_ssize_t index, uint64_t generation):
     cdef wdkm_slot *slot = segment.at(index)
     if generation % 2 == 0 or not wdkm_cas64(&slot.generation, generation, generation + 1):
         return False
-    if slot.watched != 0:
-        wdkm_tell(slot)
+    wdkm_tell_end(slot)
     return True
 
 
@@ -203,8 +202,7 @@ def vacate_all(Segment segment not None):
         generation = wdkm_load64(&slot.generation)
         if generation % 2 == 1 and wdkm_cas64(&slot.generation, generation, generation + 1):
             count += 1
-            if slot.watched != 0:
-                wdkm_tell(slot)
+            wdkm_tell_end(slot)
         if slot.data[0] | slot.data[1] | slot.pending:
             with_data.append(index)
     return count, with_data

@@ -26,7 +26,7 @@ cdef extern from *:
     static int wdkm_wait_any(wdkm_waiter *waiters, unsigned count, int64_t until) {
         struct timespec t = wdkm_timespec(until);
         long rc = syscall(SYS_futex_waitv, waiters, count, 0, &t, CLOCK_MONOTONIC);
-        return rc < 0 && (errno == ENOSYS || errno == EINVAL || errno == EPERM) ? errno : 0;
+        return rc < 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT ? errno : 0;
     }
     """
     ctypedef struct wdkm_waiter:
@@ -40,6 +40,8 @@ cdef enum:
     SIZE_U32 = 2  # FUTEX2_SIZE_U32, shared
     MOST = 64
     APART = 2000000  # nanoseconds between looks at several words where the kernel cannot sleep on them (before Linux 5.16)
+
+cdef double LONGEST = 1e6  # seconds: who sleeps without limit looks again then
 
 ON_RELEASE = WDKM_ON_RELEASE
 ON_COMMIT = WDKM_ON_COMMIT
@@ -88,7 +90,7 @@ def sleep(Handle handle not None, uint32_t ticket, double seconds):
     Raises:
         KeyboardInterrupt, or what a signal handler raises.
     """
-    cdef int64_t until = <int64_t>(seconds * 1e9)
+    cdef int64_t until = <int64_t>(min(seconds, LONGEST) * 1e9)
     cdef wdkm_slot *slot = handle.slot
     if until > 0:
         with nogil:
@@ -101,7 +103,7 @@ def sleep_any(list handles not None, list tickets not None, double seconds):
     cdef wdkm_waiter waiters[MOST]
     cdef Py_ssize_t at
     cdef Py_ssize_t count = len(handles)
-    cdef int64_t until = wdkm_now() + <int64_t>(seconds * 1e9)
+    cdef int64_t until = wdkm_now() + <int64_t>(min(seconds, LONGEST) * 1e9)
     cdef int code
     cdef Handle handle
     if not 0 < count <= MOST or len(tickets) != count:

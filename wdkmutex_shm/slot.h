@@ -254,6 +254,12 @@ static inline void wdkm_tell_commit(wdkm_slot *s) {
     wdkm_tell_watchers(s, 0);
 }
 
+/* After the end of a tenancy: whatever is waited for, it will not come. */
+static inline void wdkm_tell_end(wdkm_slot *s) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->watched, __ATOMIC_RELAXED) != 0) wdkm_tell(s);
+}
+
 /* Write down what to be told of, `commit` being the commit word that the watcher knows; returns what to sleep on. */
 static inline uint32_t wdkm_watch(wdkm_slot *s, uint32_t of, uint64_t commit) {
     for (;;) {
