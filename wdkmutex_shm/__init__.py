@@ -47,7 +47,7 @@ from .errors import (
     WdkMutexError,
 )
 from .holder import Holder
-from .irql import Irql, current_irql, raise_irql
+from .irql import Irql, current_irql, raise_irql, signal_handler
 
 if TYPE_CHECKING:
     from .box import Box as Box
@@ -93,6 +93,7 @@ __all__ = [
     "WdkMutexError",
     "current_irql",
     "raise_irql",
+    "signal_handler",
 ]
 
 
