@@ -23,6 +23,7 @@ from .errors import (
     AlreadyOwned,
     DaemonError,
     DaemonUnavailable,
+    DeadlockError,
     DowncastError,
     DriverMutexError,
     GrtAlreadyExists,
@@ -48,6 +49,7 @@ from .errors import (
 )
 from .holder import Holder
 from .irql import Irql, current_irql, raise_irql, signal_handler
+from .waits import DeadlockLink, Waiter
 
 if TYPE_CHECKING:
     from .box import Box as Box
@@ -62,6 +64,8 @@ __all__ = [
     "CriticalSection",
     "DaemonError",
     "DaemonUnavailable",
+    "DeadlockError",
+    "DeadlockLink",
     "DowncastError",
     "DriverMutexError",
     "FastMutex",
@@ -90,6 +94,7 @@ __all__ = [
     "RuntimeFolderRefused",
     "SegmentRefused",
     "Statistics",
+    "Waiter",
     "WdkMutexError",
     "current_irql",
     "raise_irql",

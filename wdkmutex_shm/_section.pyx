@@ -105,7 +105,7 @@ cdef class CriticalSection(Handle):
             IrqlTooHigh, LockTimeout, MutexDestroyed, KeyboardInterrupt while waiting.
         """
         if not self.take(nanoseconds(timeout)):
-            raise_timeout(self.segment_, self.index, timeout)
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
 
     def try_enter(self):
         """Enter if that needs no waiting (TryEnterCriticalSection) and tell whether it did. IRQL: up to DISPATCH."""

@@ -95,8 +95,8 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
 def signal_handler(handler: Callable[P, R]) -> Callable[P, R]:
     """Wrap a Python signal handler so that it runs at DISPATCH: ``signal.signal(SIGTERM, signal_handler(handler))``.
 
-    A handler runs between two bytecodes of the main thread, which may hold the very lock that the handler wants. To wait
-    for it would never end. In a wrapped handler a blocking lock raises IrqlTooHigh at once, contended or not; what a
+    A handler runs between two bytecodes of the main thread, which may hold the very lock that the handler wants: such a
+    wait would never end. In a wrapped handler a blocking lock raises IrqlTooHigh at once, contended or not; what a
     handler raises comes out of whatever the main thread was doing. ``KMutex.try_lock()`` and
     ``CriticalSection.try_enter()`` are allowed; where the interrupted thread holds the mutex, they give an inner hold
     of it, with T as it is half-way.
