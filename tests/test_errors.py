@@ -21,6 +21,7 @@ ALSO = {
     "LockTimeout": TimeoutError,
     "AlreadyOwned": RuntimeError,
     "NotOwned": RuntimeError,
+    "DeadlockError": RuntimeError,
     "MutexBusy": RuntimeError,
     "MutexDestroyed": RuntimeError,
     "SegmentRefused": PermissionError,

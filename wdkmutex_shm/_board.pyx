@@ -81,7 +81,8 @@ cdef uint64_t note_lock(Segment segment, Py_ssize_t index, uint64_t generation, 
 
 
 cdef bint is_noted(uint64_t ticket) noexcept:
-    return wdkm_wait_of(ticket, <uint32_t>(thread_state().owner >> 32)) != NULL
+    cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
+    return ticket != 0 and wdkm_board_now(pid, 0) != NULL and wdkm_wait_of(ticket, pid) != NULL
 
 
 cdef void forget(uint64_t ticket) noexcept:

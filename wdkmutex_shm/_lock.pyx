@@ -164,7 +164,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
             if not starving or wdkm_load32(&slot.starving) == 0:
                 starving = True
                 wdkm_add32(&slot.starving, 1)
-            if ticket == 0 or not is_noted(ticket):
+            if not is_noted(ticket):
                 ticket = note_lock(segment, index, generation, start)
             elif now >= suspect:
                 looks += 1
