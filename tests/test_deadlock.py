@@ -1,4 +1,4 @@
-"""A wait that closes a circle raises in the thread that closed it, and names the circle; nothing else ever raises so."""
+"""A wait that closes a circle raises in the thread that closed it and names the circle; nothing else raises so."""
 
 from __future__ import annotations
 
@@ -405,11 +405,11 @@ def _contend(line: Line, mutexes: list[Any], seed: int, rounds: int) -> None:
 def test_locks_in_one_order_are_never_a_deadlock() -> None:
     mutexes = [make(KINDS[at % 3]) for at in range(4)]
     rounds = 3_000
-    with Child(_contend, mutexes, 1, rounds) as a, Child(_contend, mutexes, 2, rounds) as b:
-        with Worker(_contend, mutexes, 3, rounds) as c, Worker(_contend, mutexes, 4, rounds) as d:
-            for each in (a, b, c, d):
-                each.say("begin")
-            assert all(each.hear(120) >= rounds for each in (a, b, c, d))
+    children = [Child(_contend, mutexes, 1, rounds), Child(_contend, mutexes, 2, rounds)]
+    with children[0], children[1], Worker(_contend, mutexes, 3, rounds) as c, Worker(_contend, mutexes, 4, rounds) as d:
+        for each in (*children, c, d):
+            each.say("begin")
+        assert all(each.hear(120) >= rounds for each in (*children, c, d))
     assert all(mutex.waiters() == () for mutex in mutexes)
 
 
