@@ -440,3 +440,24 @@ def test_dining_philosophers_dine() -> None:
     finally:
         for table in tables:
             table.__exit__(None, None, None)
+
+
+def test_a_condition_that_cannot_take_its_section_back() -> None:
+    """What Condition.wait() does with a section, step by step."""
+    section, mutex = CriticalSection(), KMutex(0)
+    section.enter()
+    section.enter()
+    with mutex.lock(), Child(_take_two, section, mutex) as other:
+        state = section._release_save()
+        other.hear()
+        other.say("lock the second")
+        wait_until(lambda: mutex.waiters())
+        with pytest.raises(DeadlockError):
+            section._acquire_restore(state)
+        assert not section._is_owned()
+        other.kill()
+        section._acquire_restore(state)
+        assert section.abandoned
+        assert section._recursion_count() == 2
+        section.leave()
+        section.leave()

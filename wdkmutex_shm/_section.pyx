@@ -170,7 +170,8 @@ cdef class CriticalSection(Handle):
         return depth
 
     def _acquire_restore(self, uint32_t depth):
-        # As RLock: Condition.wait() must not return, nor raise, without the lock. Ctrl-C is raised once it is had.
+        # As RLock: Condition.wait() must not return, nor raise, without the lock. Ctrl-C is raised once it is had. Only
+        # where it can never be had (destroyed, a deadlock) there is nothing better than to say so.
         late = None
         while True:
             try:
