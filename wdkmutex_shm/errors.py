@@ -10,7 +10,10 @@ it can cross from a pool worker to its parent.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .waits import DeadlockLink
 
 __all__ = [
     "AlreadyOwned",
@@ -142,7 +145,7 @@ class DeadlockError(DriverMutexError, RuntimeError):
             and the last one for what the first one holds.
     """
 
-    chain: tuple[Any, ...] = ()
+    chain: tuple[DeadlockLink, ...] = ()
 
 
 class AlreadyOwned(DriverMutexError, RuntimeError):

@@ -271,11 +271,8 @@ def _private_pool(prefix: str, names: list[str], pid: int, start: int) -> Found:
 
 def _boards(names: list[str]) -> Found:
     """The segments on which waiters write down what they wait for."""
-    for name in names:
-        try:
-            owner = os.lstat(shm.FOLDER + name).st_uid
-        except FileNotFoundError:
-            continue
+    for name in (name for name in names if os.path.lexists(shm.FOLDER + name)):
+        owner = os.lstat(shm.FOLDER + name).st_uid
         if owner != os.geteuid():
             yield (
                 WARN,
