@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from support import remove_instance, wait_until
+from support import daemon_pid, remove_instance, wait_until
 
-from wdkmutex_shm import _board, session, shm, sweep
+from wdkmutex_shm import Grt, _board, session, shm, sweep
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import user_prefix
@@ -118,3 +118,14 @@ def grt(instance: str) -> str:
 
     Grt.init(instance)
     return instance
+
+
+@pytest.fixture
+def serves(grt: str) -> Iterator[str]:
+    """An instance whose daemon must be the same, and answer, after the test."""
+    Grt.register_fast_mutex("n", 5)
+    pid = daemon_pid(grt)
+    yield grt
+    assert daemon_pid(grt) == pid, "it has not exited"
+    assert Grt.get_fast_mutex("n", int).peek() == 5
+    assert Grt.names() == ["n"]

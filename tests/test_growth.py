@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -125,7 +126,7 @@ def _hold_mapped(line: Line, mutex: Any) -> None:
 def mapped() -> int:
     """How many data segments this process has mapped."""
     with open("/proc/self/maps") as maps:
-        return sum(".d" in line for line in maps if f"{shm.FOLDER}/wdkm" in line)
+        return len(re.findall(rf"{shm.FOLDER}/wdkm\.\S+\.d[0-9a-f]{{16}}\b", maps.read()))
 
 
 def test_mutexes_that_are_gone_leave_no_memory_mapped(cls: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import Fork, daemon_pid, kill, kill_daemon
-from test_grt import Lost
+from test_grt_lost_replies import Lost
 
 from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, raise_irql, session, shm, verbs_many
 from wdkmutex_shm.batches import BATCH

@@ -1,17 +1,14 @@
-"""The Grt across processes: who starts the daemon, what its death changes (nothing), who hears of a destroy."""
+"""The Grt across processes: its daemon dies (which changes nothing), is destroyed, or something is in its way."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
-import psutil
 import pytest
 from support import (
     DEADLINE,
@@ -30,7 +27,6 @@ from support import (
 from wdkmutex_shm import Grt, autostart, paths, session, shm
 from wdkmutex_shm.client import Client, connect
 from wdkmutex_shm.errors import (
-    DaemonError,
     DaemonUnavailable,
     GrtAlreadyExists,
     GrtIsEmpty,
@@ -42,193 +38,6 @@ from wdkmutex_shm.errors import (
 from wdkmutex_shm.names import KIND_FAST, instance_prefix, pool_segment
 from wdkmutex_shm.pool import Pool
 from wdkmutex_shm.types import codec_for
-
-
-def _daemons(instance: str) -> list[int]:
-    """Processes that run the daemon of an instance."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            command = process.cmdline()
-            if "run" in command and instance in command and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
-
-
-# --- one daemon
-
-
-def test_a_hundred_processes_init_at_once(instance: str) -> None:
-    """Each of them inits at the same moment, in one instance of which there is nothing yet: one daemon, one winner."""
-    gate_out, gate_in = os.pipe()
-
-    def work() -> tuple[int, bool]:
-        os.close(gate_in)
-        os.read(gate_out, 1)  # until all are here
-        Grt.init(instance, timeout=60.0)
-        try:
-            Grt.register_fast_mutex_checked("winner", os.getpid())
-            won = True
-        except KeyExists:
-            won = False
-        Grt.get_or_register_kmutex("counter", 0).fetch_add(1)
-        return int(session.current().daemon["epoch"]), won
-
-    with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(Fork(work)) for _ in range(100)]
-        os.close(gate_out)
-        os.close(gate_in)
-        results = [child.result(90) for child in children]
-    assert len({epoch for epoch, _ in results}) == 1
-    assert [won for _, won in results].count(True) == 1
-    assert len(wait_until(lambda: _daemons(instance))) == 1
-    Grt.init(instance)
-    assert Grt.get_kmutex("counter", int).peek() == 100
-    assert Grt.get_fast_mutex("winner", int).peek() in [child.pid for child in children]
-
-
-def test_a_daemon_has_no_parent_that_must_wait_for_it(instance: str) -> None:
-    before = psutil.Process().children()
-    Grt.init(instance)
-    pid = daemon_pid(instance)
-    assert psutil.Process().children() == before
-    assert os.getsid(pid) == os.getsid(pid) != os.getsid(0)
-    assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    assert os.stat(paths.socket_path(instance)).st_mode & 0o777 == 0o600
-
-
-def test_the_start_leaves_no_warning(instance: str) -> None:
-    code = f"from wdkmutex_shm import Grt; Grt.init({instance!r}); Grt.register_fast_mutex('n', 1); Grt.destroy()"
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_a_starter_that_dies_is_replaced(instance: str) -> None:
-    """Its start lock lies there, its time is over, and the kernel has released it."""
-    with open(paths.start_lock_path(instance), "w"):
-        pass
-    Grt.init(instance)
-    assert Grt.names() == []
-    assert not os.path.exists(paths.start_lock_path(instance))
-
-
-def test_a_starter_that_hangs_is_named(instance: str) -> None:
-    from wdkmutex_shm.lockfile import LockFile
-
-    lock = LockFile(paths.start_lock_path(instance))
-    assert lock.try_acquire()
-    with pytest.raises(DaemonUnavailable, match=r"another process is starting .*\.log"):
-        Grt.init(instance, timeout=1.5)
-    assert Grt.instance() is None
-    lock.release(remove=True)
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("/does/not/exist", "cannot be started"),
-        ("sh -c 'echo no such luck >&2; exit 3'", "no such luck"),
-        ("sh -c 'exit 0'", "ended as it started"),
-    ],
-)
-def test_a_daemon_that_cannot_be_started(
-    command: str, words: str, instance: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WDKMUTEX_DAEMON", command)
-    with pytest.raises(DaemonUnavailable, match=words):
-        Grt.init(instance)
-    monkeypatch.delenv("WDKMUTEX_DAEMON")
-    Grt.init(instance)
-
-
-def test_a_daemon_that_does_not_get_ready(instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WDKMUTEX_DAEMON", "sleep 60")
-    monkeypatch.setattr(autostart, "command", lambda: ["sh", "-c", "exec sleep 60", "sh"])
-    before = psutil.Process().children()
-    with pytest.raises(DaemonUnavailable, match="in time"):
-        Grt.init(instance, timeout=1.0)
-    assert psutil.Process().children() == before
-
-
-def test_command_where_sys_executable_is_no_python(monkeypatch: pytest.MonkeyPatch, runtime_base: str) -> None:
-    assert autostart.command() == [sys.executable, "-m", "wdkmutex_daemon"]
-    script = f"{runtime_base}/wdkmutex-daemon"
-    with open(script, "w") as file:
-        file.write("#!/bin/sh\n")
-    os.chmod(script, 0o700)
-    monkeypatch.setenv("PATH", runtime_base)
-    for executable in ("", "/usr/bin/uwsgi"):
-        monkeypatch.setattr(sys, "executable", executable)
-        assert autostart.command() == [script]
-    os.unlink(script)
-    with pytest.raises(DaemonUnavailable, match="WDKMUTEX_DAEMON"):
-        autostart.command()
-    monkeypatch.setenv("WDKMUTEX_DAEMON", "python3 -m 'my daemon'")
-    assert autostart.command() == ["python3", "-m", "my daemon"]
-
-
-def test_a_second_daemon_is_refused(grt: str) -> None:
-    for extra in ((), ("--detach",)):
-        done = subprocess.run(
-            [sys.executable, "-m", "wdkmutex_daemon", "run", "--instance", grt, *extra],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        if not extra:
-            assert done.returncode != 0
-            assert str(daemon_pid(grt)) in done.stderr
-    assert len(wait_until(lambda: [_daemons(grt)] if len(_daemons(grt)) == 1 else None)[0]) == 1
-    assert not autostart.start(grt)
-
-
-def test_one_daemon_for_two_runtime_folders(grt: str, runtime_base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cron job has another XDG_RUNTIME_DIR than the login session: it finds the same daemon, or none can start."""
-    Grt.register_fast_mutex("n", 5)
-    Grt.detach()
-    other = f"{runtime_base}/cron"
-    os.mkdir(other, 0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", other)
-    Grt.init(grt)
-    assert Grt.get_fast_mutex("n", int).peek() == 5
-    assert _daemons(grt) == [daemon_pid(grt)]
-    Grt.detach()
-    # A daemon that does not answer still owns the pool.
-    pid = daemon_pid(grt)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(DaemonError):
-            Grt.init(grt, timeout=2.0)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: _daemons(grt) == [pid], "the second daemon gives up")
-    with connect(grt) as client:
-        assert client.daemon["pid"] == pid
-    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime_base)
-    for name in os.listdir(f"{other}/wdkmutex"):
-        os.unlink(f"{other}/wdkmutex/{name}")
-
-
-def test_no_room_at_the_start(instance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the daemon says of its failure is what init raises."""
-    from wdkmutex_shm.errors import PagedPoolAllocFailed
-
-    # A file size limit stands for a full /dev/shm: the same call of the daemon's fails.
-    monkeypatch.setenv(
-        "WDKMUTEX_DAEMON", f'sh -c \'ulimit -f 8; trap "" XFSZ; exec "$@"\' sh {sys.executable} -m wdkmutex_daemon'
-    )
-    with pytest.raises(PagedPoolAllocFailed):
-        Grt.init(instance)
-    monkeypatch.delenv("WDKMUTEX_DAEMON")
-    assert segments(instance) == []
-    Grt.init(instance)
-
-
-# --- the daemon's death
 
 
 def test_kill_the_daemon_and_everything_is_as_before(grt: str) -> None:
@@ -395,89 +204,6 @@ def test_the_socket_of_a_dead_daemon_is_replaced(grt: str) -> None:
     assert os.path.exists(paths.socket_path(grt)), "what SIGKILL leaves"
     assert autostart.start(grt)
     assert Grt.names() == []
-
-
-# --- fork
-
-
-def test_a_forked_child_has_its_own_connection(grt: str) -> None:
-    Grt.register_fast_mutex("n", 1)
-    parent = session.current()
-
-    def work() -> tuple[list[str], int, int]:
-        return Grt.names(), session.current().call("status")["clients"], session.current()._session
-
-    with Fork(work) as child:
-        names, clients, number = child.result()
-    assert names == ["n"]
-    assert clients == 2
-    assert number != parent._session
-    assert parent.call("status")["names"] == 1
-
-
-def test_a_child_forked_during_a_call(grt: str) -> None:
-    """The lock of the connection is held by a thread that the child does not have."""
-    client = session.current()
-    taken, done = threading.Event(), threading.Event()
-
-    def call() -> None:
-        turn = client._turns.take(DEADLINE)
-        taken.set()
-        assert turn is not None and done.wait(DEADLINE)
-        turn.end()
-
-    other = threading.Thread(target=call)
-    other.start()
-    assert taken.wait(DEADLINE)
-    try:
-        with Fork(Grt.names) as child:
-            assert child.result() == []
-    finally:
-        done.set()
-        other.join()
-    assert Grt.names() == []
-
-
-def test_a_forked_child_may_init(grt: str) -> None:
-    def again() -> str | None:
-        Grt.init(grt)
-        with pytest.raises(GrtAlreadyExists):
-            Grt.init(grt)
-        return Grt.instance()
-
-    with Fork(again) as child:
-        assert child.result() == grt
-    assert Grt.names() == []
-
-
-def test_a_forked_child_that_dies_leaves_the_parents_connection(grt: str) -> None:
-    def die() -> None:
-        Grt.names()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for _ in range(3):
-        with Fork(die) as child:
-            child.end()
-        assert Grt.names() == []
-    wait_until(lambda: session.current().call("status")["clients"] == 1)
-
-
-def _spawned_child(instance: str, results: Any) -> None:
-    with contextlib.suppress(GrtIsNull):
-        results.put(Grt.get_fast_mutex("n"))
-    Grt.init(instance)
-    results.put(Grt.get_fast_mutex("n", int).fetch_add(1))
-
-
-def test_a_spawned_child_starts_without_a_grt(grt: str) -> None:
-    mutex = Grt.register_fast_mutex("n", 1)
-    results = SPAWN.SimpleQueue()
-    with spawned(_spawned_child, grt, results) as process:
-        process.join(DEADLINE)
-        assert process.exitcode == 0
-        assert results.get() == 1
-    results.close()
-    assert mutex.peek() == 2
 
 
 # --- registering and destroying what others hold

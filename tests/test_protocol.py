@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdkmutex_shm import errors, protocol
+from wdkmutex_shm import protocol
 from wdkmutex_shm.batches import BATCH, Places, RegisterMany, check_names
-from wdkmutex_shm.errors import DaemonError, InvalidName, KeyExists, PagedPoolAllocFailed, ProtocolError, WdkMutexError
+from wdkmutex_shm.errors import InvalidName, ProtocolError
 from wdkmutex_shm.protocol import FRAME_CAP, MODES, VERBS, Frames, Register
-
-CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 names = st.text(min_size=1, max_size=30)
 plain = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), names)
@@ -419,66 +417,9 @@ def test_claimed_lengths_reserve_no_memory() -> None:
         tracemalloc.stop()
 
 
-# --- replies and errors
+# --- replies
 
 
 @given(st.dictionaries(names, plain, max_size=5))
 def test_a_reply_comes_back(body: dict[str, Any]) -> None:
     assert protocol.decode_reply(_frame(protocol.encode_reply(body))) == (body, None)
-
-
-def _through(error: BaseException) -> WdkMutexError:
-    body, back = protocol.decode_reply(_frame(protocol.encode_error(error)))
-    assert body is None
-    assert back is not None
-    return back
-
-
-@pytest.mark.parametrize("kind", CLASSES)
-def test_every_error_comes_back_as_itself(kind: type[WdkMutexError]) -> None:
-    back = _through(kind("what and how", name="n"))
-    assert type(back) is kind
-    assert str(back) == "what and how"
-    assert back.name == "n"
-
-
-def test_facts_come_back() -> None:
-    back = _through(PagedPoolAllocFailed("full", name="seg", requested=4096, errno=28, owner_pid=7))
-    assert isinstance(back, PagedPoolAllocFailed)
-    assert (back.name, back.requested, back.errno, back.owner_pid) == ("seg", 4096, 28, 7)
-
-
-@given(text=st.text(alphabet=st.characters(), max_size=50), fact=anything | st.integers() | st.just({1, 2}))
-def test_any_message_and_fact_can_be_sent(text: str, fact: Any) -> None:
-    back = _through(KeyExists(text + "\udc80", name=fact))
-    assert type(back) is KeyExists
-
-
-def test_huge_facts_are_cut() -> None:
-    frame = protocol.encode_error(KeyExists("m" * 10**7, name="n" * 10**7, instance=["x" * 10**7]))
-    assert len(frame) < 20_000
-
-
-def test_other_exceptions_become_daemon_errors() -> None:
-    back = _through(ZeroDivisionError("by zero"))
-    assert type(back) is DaemonError
-    assert str(back) == "ZeroDivisionError: by zero"
-
-
-@pytest.mark.parametrize("name", ["NewerError", "ValueError", "Any", "_rebuild", "annotations", 7, None, ["x"]])
-def test_unknown_classes_become_daemon_errors(name: Any) -> None:
-    back = protocol.error_from({"error": name, "message": "text", "facts": {"name": "n"}})
-    assert type(back) is DaemonError
-    assert "text" in str(back)
-
-
-def test_only_declared_facts_become_attributes() -> None:
-    facts = {"name": "n", "args": 1, "with_traceback": 2, "__class__": 3, "facts": 4, "path": "elsewhere"}
-    back = protocol.error_from({"error": "KeyExists", "message": "m", "facts": facts})
-    assert back.facts == {"name": "n"}
-    assert back.args == ("m",)
-
-
-@pytest.mark.parametrize("body", [{}, {"error": "KeyExists"}, {"error": "KeyExists", "message": 5, "facts": [1]}])
-def test_error_replies_with_parts_missing(body: dict[str, Any]) -> None:
-    assert isinstance(protocol.error_from(body), WdkMutexError)

@@ -14,6 +14,7 @@ gets the mutex at once and is told. :class:`Grt` tracks mutexes by name for all 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._guard import Guard
@@ -57,6 +58,14 @@ if TYPE_CHECKING:
     from .grt import Grt as Grt
 
 __version__ = "0.1.0"
+
+# What the core keeps beside a slot is guarded by the GIL. A free-threaded Python turns it on by itself when it loads
+# the core (none of its modules says that it can do without), unless it was told never to.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "wdkmutex_shm needs the GIL, and this interpreter was told to run without it: leave out PYTHON_GIL=0 or "
+        "-X gil=0, and a free-threaded Python turns it on when it imports wdkmutex_shm"
+    )
 
 __all__ = [
     "AlreadyOwned",

@@ -20,7 +20,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT
 
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
-                     wdkm_mutex_init, wdkm_now, wdkm_slot, wdkm_store64, wdkm_word_held)
+                     wdkm_mutex_init, wdkm_now, wdkm_planted, wdkm_slot, wdkm_store64, wdkm_word_held)
 from . import identity, shm
 from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed
 
@@ -304,6 +304,8 @@ cdef class Segment:
     def __dealloc__(self):
         cdef Py_ssize_t index
         if self.local != NULL:
+            if wdkm_planted("free-twice"):
+                free(self.local)
             for index in self.mapped:
                 for which in range(2):
                     if self.local[index].maps[which].base != NULL:

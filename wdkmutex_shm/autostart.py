@@ -25,6 +25,7 @@ from .protocol import READY, Frames, decode_reply
 __all__ = ["command", "start"]
 
 _LOOK_EVERY = 0.02
+_LOOK_AT_LEAST_EVERY = 0.2
 _STALE_AFTER = 1.0
 
 
@@ -68,6 +69,7 @@ def start(instance: str, timeout: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout
     path = paths.start_lock_path(check_instance(instance))
     lock = LockFile(path)
+    pause = _LOOK_EVERY
     while True:
         if _answers(instance, deadline):
             return False
@@ -81,7 +83,8 @@ def start(instance: str, timeout: float = 10.0) -> bool:
                 name=instance,
                 instance=instance,
             )
-        time.sleep(_LOOK_EVERY)
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LOOK_AT_LEAST_EVERY)  # hundreds may be waiting, and the starter needs a processor
     try:
         if _answers(instance, deadline):
             return False

@@ -199,9 +199,9 @@ class Client:
                     body = self.call(verb, snapshot=body["snapshot"], start=body["next"])
                     items += body[field]
             except ProtocolError:
-                continue  # the snapshot went with the connection that it was made for
+                continue  # the list went with the connection that it was made for, or with too many newer ones
             return items
-        raise self._unavailable("its connection breaks again and again")
+        raise self._unavailable("its lists do not stay until they are read, or its connection breaks again and again")
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""

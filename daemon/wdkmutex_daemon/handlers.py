@@ -25,7 +25,6 @@ __all__ = ["HANDLERS"]
 
 _Fields = dict[str, Any]
 _INFO = SlotInfo._fields
-_SNAPSHOTS = 4
 
 
 def hello(service: Service, connection: Connection, params: _Fields) -> _Fields:
@@ -104,31 +103,15 @@ def discard(service: Service, connection: Connection, params: _Fields) -> _Field
     return {"adopted": adopted}
 
 
-def _page(service: Service, connection: Connection, params: _Fields, size: int) -> tuple[list[bytes], _Fields]:
-    """The names of one page, and the fields that lead to the next one.
-
-    A snapshot of the names is kept with the connection while it is read, so that pages neither overlap nor leave gaps.
-    """
-    snapshots = connection.snapshots
-    number, start = params.get("snapshot", 0), params.get("start", 0)
-    if number == 0:
-        number = connection.next_snapshot
-        connection.next_snapshot += 1
-        snapshots[number] = service.registry.names()
-        if len(snapshots) > _SNAPSHOTS:
-            del snapshots[next(iter(snapshots))]
-    names = snapshots.get(number)
-    if names is None or start < 0:
-        raise ProtocolError("this list of names is not kept any more; begin again")
-    end = start + size
-    if end >= len(names):
-        del snapshots[number]
-    return names[start:end], {"snapshot": number, "next": end if end < len(names) else None}
+def _page(connection: Connection, params: _Fields, size: int) -> tuple[list[bytes], _Fields]:
+    """The names of one page, and the fields that lead to the next one."""
+    names, number, following = connection.reading.page(params.get("snapshot", 0), params.get("start", 0), size)
+    return names, {"snapshot": number, "next": following}
 
 
 def names(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """One page of names. Reply: ``names``, ``snapshot``, and ``next``: where the next page starts, None at the end."""
-    page, following = _page(service, connection, params, NAMES_PAGE)
+    page, following = _page(connection, params, NAMES_PAGE)
     return {"names": [name.decode("utf-8", "replace") for name in page], **following}
 
 
@@ -138,7 +121,7 @@ def _row(info: SlotInfo) -> _Fields:
 
 def list_(service: Service, connection: Connection, params: _Fields) -> _Fields:
     """One page of mutexes. Reply: ``mutexes`` (each the fields of SlotInfo), ``snapshot``, ``next``."""
-    page, following = _page(service, connection, params, LIST_PAGE)
+    page, following = _page(connection, params, LIST_PAGE)
     rows = []
     for name in page:
         try:

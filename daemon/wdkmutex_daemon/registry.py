@@ -26,11 +26,15 @@ class Registry:
     Args:
         pool: the instance's pool, of which this process is the only writer.
         instance: name of the instance, for messages.
+
+    Attributes:
+        version: another number whenever there are other names than before.
     """
 
     def __init__(self, pool: Pool, instance: str) -> None:
         self.pool = pool
         self.instance = instance
+        self.version = 0
         self._places: dict[bytes, int] = {}
         self._recover()
 
@@ -73,6 +77,7 @@ class Registry:
         if generation % 2:
             return SlotRef(segment.name, segment.nonce, slot, generation)
         del self._places[name]  # its tenancy ended without us: the mutex is gone
+        self.version += 1
         self.pool.note_freed(segment, slot)
         return None
 
@@ -166,6 +171,8 @@ class Registry:
         self._places[name] = self.pool.segment_of(ref).number << _SLOT_BITS | ref.slot
         if old is not None:
             self._free(self.pool.segment_of(old), old.slot)
+        else:
+            self.version += 1
         return ref, True
 
     def register_many(self, request: RegisterMany, names: list[bytes]) -> tuple[bytes, set[int]]:
@@ -199,6 +206,7 @@ class Registry:
             made, which, payloads = names, request.which, request.payloads
         places = self.pool.allocate_many(made, request.kind, request.tags, which, payloads)
         self._places.update(zip(made, places, strict=True))
+        self.version += 1
         for place in olds.values():
             self._free(*self._slot(place))
         return self.find_many(names)
@@ -228,9 +236,11 @@ class Registry:
                 instance=self.instance,
             )
         del self._places[name]
+        self.version += 1
         self.pool.free(ref)
 
     def destroy(self) -> int:
         """Destroy every mutex and remove every segment. Returns how many mutexes there were."""
         self._places.clear()
+        self.version += 1
         return self.pool.destroy()

@@ -21,6 +21,7 @@ from wdkmutex_shm.protocol import Frames, check_request, decode_request, encode_
 
 from .handlers import HANDLERS
 from .registry import Registry
+from .snapshots import Reading, Snapshots
 
 __all__ = ["HELLO_SECONDS", "STALL_SECONDS", "Connection", "Service"]
 
@@ -56,6 +57,7 @@ class Service:
         epoch: a random number, one for each life of a daemon.
         ended: set when the daemon is to end.
         replies: the last numbered request of each client session, and the reply to it.
+        snapshots: the lists of names that clients read.
         room: where connections receive what is sent to them, one at a time.
     """
 
@@ -79,6 +81,7 @@ class Service:
         self.ended = asyncio.Event()
         self.connections: set[Connection] = set()
         self.replies: dict[int, tuple[int, bytes]] = {}
+        self.snapshots = Snapshots(registry)
         self.room = bytearray(_RECEIVE)
         self._remembered = 0
         self._retire = retire
@@ -115,15 +118,14 @@ class Connection:
 
     Attributes:
         session: random number of the client's, None before its hello.
-        snapshots: lists of names that the client is reading in pages.
+        reading: the lists of names that the client is reading in pages.
         peer: pid of the client.
     """
 
     def __init__(self, service: Service, sock: socket.socket) -> None:
         self.service = service
         self.session: int | None = None
-        self.snapshots: dict[int, list[bytes]] = {}
-        self.next_snapshot = 1
+        self.reading = Reading(service.snapshots)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
@@ -220,6 +222,7 @@ class Connection:
         self._ending = self._closed = True
         self._loop.remove_writer(self._sock)
         self._sock.close()
+        self.reading.end()
         self.service.connections.discard(self)
         if self._hello is not None:
             self._hello.cancel()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+from wdkmutex_shm.errors import DaemonError
+
 __all__ = ["listening_socket", "notify"]
 
 _FIRST_FD = 3
@@ -37,7 +39,7 @@ def listening_socket() -> socket.socket | None:
     """The socket that systemd listens on for us, or None when we were not started for one.
 
     Raises:
-        ValueError: it is not one listening Unix stream socket.
+        DaemonError: it is not one listening Unix stream socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
@@ -45,11 +47,11 @@ def listening_socket() -> socket.socket | None:
     for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(variable, None)  # they are not meant for our children
     if count != "1":
-        raise ValueError(f"systemd passed {count or 'no'} sockets; the unit must have one ListenStream=")
+        raise DaemonError(f"systemd passed {count or 'no'} sockets; the unit must have one ListenStream=")
     sock = socket.socket(fileno=_FIRST_FD)
     os.set_inheritable(_FIRST_FD, False)
     listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listening:
         sock.close()
-        raise ValueError("systemd passed a socket that is not a listening Unix stream socket")
+        raise DaemonError("systemd passed what is not a listening Unix stream socket; see ListenStream= of the unit")
     return sock
