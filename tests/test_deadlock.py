@@ -442,7 +442,7 @@ def test_dining_philosophers_dine() -> None:
             table.__exit__(None, None, None)
 
 
-def test_a_condition_that_cannot_take_its_section_back() -> None:
+def test_who_takes_a_section_back_is_not_told_but_another_is() -> None:
     """What Condition.wait() does with a section, step by step."""
     section, mutex = CriticalSection(), KMutex(0)
     section.enter()
@@ -452,12 +452,54 @@ def test_a_condition_that_cannot_take_its_section_back() -> None:
         other.hear()
         other.say("lock the second")
         wait_until(lambda: mutex.waiters())
-        with pytest.raises(DeadlockError):
-            section._acquire_restore(state)
-        assert not section._is_owned()
-        other.kill()
-        section._acquire_restore(state)
-        assert section.abandoned
+        section._acquire_restore(state)  # this closes the circle, and still returns with the section
+        error, _ = other.hear()
+        assert isinstance(error, DeadlockError)
+        assert [link.pid for link in error.chain] == [other.pid, os.getpid()]
         assert section._recursion_count() == 2
         section.leave()
         section.leave()
+
+
+def test_the_next_wait_after_taking_back_is_one_like_any_other() -> None:
+    section = CriticalSection()
+    section.enter()
+    section._acquire_restore(section._release_save())
+    section.leave()
+    mine, theirs = KMutex(0), FastMutex(0)
+    with Child(_take_two, theirs, mine) as other:
+        other.hear()
+        with mine.lock():
+            other.say("lock the second")
+            wait_for_waiter(mine)
+            with pytest.raises(DeadlockError):
+                theirs.lock()
+        assert other.hear() == "had"
+        other.say("release")
+
+
+def _circle_without_descriptors(line: Line, mine: Any, theirs: Any) -> None:
+    import resource
+
+    with acquire(mine):
+        line.say("has the first")
+        line.hear()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        began = time.monotonic()
+        try:
+            theirs.lock(0.3)
+        except LockTimeout as error:
+            told: object = type(error).__name__
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        line.say((told, time.monotonic() - began > 0.25))
+
+
+def test_without_a_descriptor_there_is_no_deadlock_and_no_other_error() -> None:
+    mine, theirs = KMutex(0), FastMutex(0)
+    with theirs.lock(), Child(_circle_without_descriptors, mine, theirs) as other:
+        other.hear()
+        ticket = _board.enter(mine, _board.WAIT_LOCK, 1)  # as if this thread had waited for ever
+        other.say("lock the second")
+        assert other.hear() == ("LockTimeout", True)
+        _board.leave(ticket)

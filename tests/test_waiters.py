@@ -445,3 +445,47 @@ def _crowd(line: Line, mutex: Any, count: int) -> None:
     for thread in threads:
         thread.join()
     line.say(len(had))
+
+
+@pytest.mark.parametrize("how", ["fork", "removed"])
+def test_the_board_goes_while_it_is_read(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a record for whoever asks is Python code: a signal handler may fork in it, other threads may run."""
+    mutex = KMutex(0)
+    tickets = [_board.enter(mutex, _board.WAIT_TASK, 1) for _ in range(3)]
+    real, children = _board.Record, []
+
+    def record(*facts: Any) -> Any:
+        monkeypatch.setattr(_board, "Record", real)
+        if how == "removed":
+            os.unlink(_board.path())
+            assert _board.records() == []
+        else:
+            children.append(os.fork())
+        return real(*facts)
+
+    monkeypatch.setattr(_board, "Record", record)
+    parent = os.getpid()
+    found = _board.records(mutex.nonce, mutex.slot_index, mutex.generation)
+    if os.getpid() != parent:
+        os._exit(len(found))
+    assert len(found) == (3 if how == "fork" else 1)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    for ticket in tickets:
+        _board.leave(ticket)
+
+
+def test_who_only_polls_is_told_of_those_who_wait() -> None:
+    mutex = FastMutex(0)
+    with held_by_child(mutex) as holder:
+        with pytest.raises(LockTimeout) as caught:
+            mutex.lock(timeout=0)
+        assert caught.value.waiters == 0
+        with Child(_wait, mutex) as child:
+            child.hear()
+            waiting(mutex)
+            with pytest.raises(LockTimeout) as caught:
+                mutex.lock(timeout=0)
+            assert caught.value.waiters == 1
+            holder.say("release")
+            assert child.hear() == "had"

@@ -30,6 +30,7 @@ cdef extern from "board.h":
         WDKM_WAIT_ANY
         WDKM_WAIT_VALUE
         WDKM_WAIT_TASK
+        WDKM_WAIT_BACK
         WDKM_RECORDS
         FUTEX_TID_MASK
     ctypedef struct wdkm_wait:
@@ -43,7 +44,10 @@ cdef extern from "board.h":
         uint32_t slot
         char segment[72]
     ctypedef struct wdkm_board:
-        wdkm_wait waits[2048]
+        pass
+    int wdkm_taking_back
+    uint64_t wdkm_start_of(uint32_t)
+    uint32_t wdkm_wait_next(uint32_t, uint64_t, uint32_t, uint64_t, wdkm_wait *)
     wdkm_board *wdkm_board_mapped
     int wdkm_board_stays
     int wdkm_board_watch_forks()
@@ -61,12 +65,13 @@ if wdkm_board_watch_forks():
     raise MemoryError("pthread_atfork: no memory for a fork handler")
 wdkm_board_stays = lock_memory
 
-#: What a waiter waits for: the lock, asleep until it has it; any of several locks; a value; the lock, as a task of a loop.
-#: Only the first is taken for blocked when deadlocks are looked for.
+#: What a waiter waits for: the lock, asleep until it has it; any of several locks; a value; the lock, as a task of a loop;
+#: a lock that it takes back. Only the first and the last are taken for blocked when deadlocks are looked for.
 WAIT_LOCK = WDKM_WAIT_LOCK
 WAIT_ANY = WDKM_WAIT_ANY
 WAIT_VALUE = WDKM_WAIT_VALUE
 WAIT_TASK = WDKM_WAIT_TASK
+WAIT_BACK = WDKM_WAIT_BACK
 
 #: How many waits the board has room for.
 RECORDS = WDKM_RECORDS
@@ -75,9 +80,31 @@ Record = namedtuple("Record", "number sequence pid tid start since kind segment 
 Hold = namedtuple("Hold", "state pid tid acquisitions held_for kind name")
 
 
-cdef uint64_t note_lock(Segment segment, Py_ssize_t index, uint64_t generation, int64_t since) except? 0:
-    return wdkm_wait_note(thread_state().owner, WDKM_WAIT_LOCK, since, PyUnicode_AsUTF8(segment.name),
-                          segment.header.nonce, <uint32_t>index, generation)
+cdef uint64_t note_lock(Segment segment, Py_ssize_t index, uint64_t generation, int64_t since, bint back) except? 0:
+    return wdkm_wait_note(thread_state().owner, WDKM_WAIT_BACK if back else WDKM_WAIT_LOCK, since,
+                          PyUnicode_AsUTF8(segment.name), segment.header.nonce, <uint32_t>index, generation)
+
+
+cdef bint takes_back() noexcept:
+    global wdkm_taking_back
+    cdef bint back = wdkm_taking_back
+    wdkm_taking_back = 0
+    return back
+
+
+def taking_back(bint is_so):
+    """Say that the calling thread's next wait for a lock is for one that it had, and cannot go on without: such as the end
+    of Condition.wait(). No DeadlockError comes out of that wait; another thread of the circle is told in its place.
+
+    Say False when the lock is had: it may not have needed a wait.
+    """
+    global wdkm_taking_back
+    wdkm_taking_back = is_so
+
+
+def started(uint32_t pid):
+    """Return the start time of a process in clock ticks since boot, 0 if there is none such, or it cannot be read."""
+    return wdkm_start_of(pid)
 
 
 cdef bint is_noted(uint64_t ticket) noexcept:
@@ -140,17 +167,16 @@ def record_by(uint32_t pid, uint32_t tid):
 
 def records(uint64_t nonce=0, uint32_t slot=0, uint64_t generation=0):
     """Return all records, or those of one tenant of a slot; of processes that died, too."""
-    cdef wdkm_board *board = wdkm_board_now(<uint32_t>(thread_state().owner >> 32), 0)
     cdef wdkm_wait copy
-    cdef Py_ssize_t number
+    cdef uint32_t number = 0
     found = []
-    if board == NULL:
-        return found
-    for number in range(WDKM_RECORDS):
-        if board.waits[number].sequence & 1 and wdkm_wait_read(&board.waits[number], &copy):
-            if nonce == 0 or (copy.nonce == nonce and copy.slot == slot and copy.generation == generation):
-                found.append(as_record(<uint32_t>number, &copy))
-    return found
+    wdkm_board_now(<uint32_t>(thread_state().owner >> 32), 0)
+    while True:
+        number = wdkm_wait_next(number, nonce, slot, generation, &copy)
+        if number >= <uint32_t>WDKM_RECORDS:
+            return found
+        found.append(as_record(number, &copy))
+        number += 1
 
 
 def hold_of(str segment not None, uint64_t nonce, uint32_t slot, uint64_t generation):

@@ -22,7 +22,7 @@ from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
-from ._board cimport forget, is_noted, is_waiting, note_lock
+from ._board cimport forget, is_noted, is_waiting, note_lock, takes_back
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, wdkm_acquired, wdkm_add32,
@@ -135,6 +135,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
     cdef int64_t suspect = start + SUSPECT
     cdef int64_t until
     cdef uint64_t ticket = 0
+    cdef bint back = takes_back()
     cdef int looks = 0
     cdef int code
     cdef bint starving = False
@@ -149,7 +150,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 if code == EBUSY:
                     now = wdkm_now()
                     until = now + slice_
-                    if now < suspect < until and looks == 0:
+                    if now < suspect < until and looks == 0 and not back:
                         until = suspect
                     code = wdkm_lock_until(slot, min(deadline, until))
                     now = wdkm_now()
@@ -165,8 +166,8 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 starving = True
                 wdkm_add32(&slot.starving, 1)
             if not is_noted(ticket):
-                ticket = note_lock(segment, index, generation, start)
-            elif now >= suspect:
+                ticket = note_lock(segment, index, generation, start, back)
+            elif now >= suspect and not back:
                 looks += 1
                 suspect = now + (SOON if looks < 3 else RARELY)
                 if is_waiting(wdkm_load64(&slot.owner)):
@@ -249,4 +250,5 @@ cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, o
     cdef uint64_t owner = wdkm_load64(&slot.owner)
     wdkm_add32(&slot.timeouts, 1)
     waits.raise_timeout(
-        slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), segment.nonce, index, generation)
+        slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), slot.starving, segment.nonce, index,
+        generation)

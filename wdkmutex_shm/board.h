@@ -57,11 +57,18 @@ typedef struct {
 
 _Static_assert(sizeof(wdkm_wait) == 128, "record size");
 
-/* What a waiter waits for: the lock, by sleeping on it; one lock of several; a value; the lock, for a task of a loop. */
+/* What a waiter waits for: the lock, by sleeping on it; one lock of several; a value; the lock, for a task of a loop; a lock
+ * that it had and takes back, and that it cannot go on without. */
 #define WDKM_WAIT_LOCK 1u
 #define WDKM_WAIT_ANY 2u
 #define WDKM_WAIT_VALUE 3u
 #define WDKM_WAIT_TASK 4u
+#define WDKM_WAIT_BACK 5u
+
+/* Whether the thread's next wait is of that kind. */
+static __thread int wdkm_taking_back = 0;
+
+static inline int wdkm_sleeps(uint32_t kind) { return kind == WDKM_WAIT_LOCK || kind == WDKM_WAIT_BACK; }
 
 /* This process's mapping, made since its last fork; the file that it is of. Used with the GIL held. */
 static wdkm_board *wdkm_board_mapped = NULL;
@@ -210,8 +217,8 @@ static int wdkm_wait_read(const wdkm_wait *wait, wdkm_wait *copy) {
 }
 
 static uint32_t wdkm_wait_place(uint64_t owner, uint32_t kind, uint64_t generation, uint32_t slot) {
-    /* Only LOCK records are looked up by their thread; a thread may have many of the others. */
-    return (uint32_t)owner + (kind == WDKM_WAIT_LOCK ? 0 : (uint32_t)(generation * 31 + slot) * 7);
+    /* Only those of threads that sleep are looked up by their thread; it may have many of the others. */
+    return (uint32_t)owner + (wdkm_sleeps(kind) ? 0 : (uint32_t)(generation * 31 + slot) * 7);
 }
 
 static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
@@ -263,7 +270,19 @@ static void wdkm_wait_forget(uint64_t ticket, uint32_t pid) {
     if (wait) wdkm_wait_end(wait);
 }
 
-/* What a thread sleeps for: of its LOCK records the latest, for a signal handler may wait in the midst of a wait. */
+/* The next record from a place on that means something: of any tenant, or (nonce not 0) of one. Its place, or WDKM_RECORDS.
+ * The board may be unmapped between two calls: by Python code, in which a signal handler may fork, or by another thread. */
+static uint32_t wdkm_wait_next(uint32_t at, uint64_t nonce, uint32_t slot, uint64_t generation, wdkm_wait *copy) {
+    for (; wdkm_board_mapped && at < WDKM_RECORDS; ++at) {
+        const wdkm_wait *wait = &wdkm_board_mapped->waits[at];
+        if (wdkm_load32(&wait->sequence) & 1 && wdkm_wait_read(wait, copy) &&
+            (nonce == 0 || (copy->nonce == nonce && copy->slot == slot && copy->generation == generation)))
+            return at;
+    }
+    return WDKM_RECORDS;
+}
+
+/* What a thread sleeps for: of its records of that kind the latest, for a signal handler may wait in the midst of a wait. */
 static int wdkm_wait_by(uint64_t owner, wdkm_wait *found, uint32_t *number) {
     uint32_t first = wdkm_wait_place(owner, WDKM_WAIT_LOCK, 0, 0);
     wdkm_wait copy;
@@ -274,7 +293,7 @@ static int wdkm_wait_by(uint64_t owner, wdkm_wait *found, uint32_t *number) {
         uint32_t at = (first + step) % WDKM_RECORDS;
         wdkm_wait *wait = &wdkm_board_mapped->waits[at];
         if (wdkm_load64(&wait->owner) != owner || !wdkm_wait_read(wait, &copy)) continue;
-        if (copy.owner != owner || copy.kind != WDKM_WAIT_LOCK || (any && copy.since <= found->since)) continue;
+        if (copy.owner != owner || !wdkm_sleeps(copy.kind) || (any && copy.since <= found->since)) continue;
         *found = copy;
         *number = at;
         any = 1;

@@ -11,7 +11,7 @@ over, nobody in the circle gets anywhere.
 
 from __future__ import annotations
 
-from . import _board, identity, waits
+from . import _board, waits
 from ._board import Hold, Record
 from .errors import DeadlockError
 
@@ -42,6 +42,12 @@ def _way(start: Record) -> list[tuple[Record, Hold]] | None:
     return None
 
 
+def _to_be_told(way: list[tuple[Record, Hold]]) -> Record | None:
+    """Whose wait began last, but for those who take back what they had: nothing may come out of their waits."""
+    records = [record for record, _ in way if record.kind == _board.WAIT_LOCK]
+    return max(records, key=lambda record: (record.since, record.pid, record.tid), default=None)
+
+
 def _facts(way: list[tuple[Record, Hold]]) -> list[tuple[object, ...]]:
     return [(record, hold.pid, hold.tid, hold.acquisitions) for record, hold in way]
 
@@ -59,9 +65,9 @@ def refuse(ticket: int) -> None:
     if mine is None:
         return
     way = _way(mine)
-    if way is None or max(way, key=lambda link: (link[0].since, link[0].pid, link[0].tid))[0] != mine:
+    if way is None or _to_be_told(way) != mine:
         return
-    if any(identity.start_time(record.pid) != record.start for record, _ in way):
+    if any(_board.started(record.pid) != record.start for record, _ in way):
         return  # what a dead process wrote, whose pid and thread another has by now
     again = _way(mine)
     if again is None or _facts(again) != _facts(way):

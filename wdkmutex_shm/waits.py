@@ -30,6 +30,7 @@ _HOW = {
     _board.WAIT_ANY: "any",
     _board.WAIT_VALUE: "value",
     _board.WAIT_TASK: "task",
+    _board.WAIT_BACK: "lock",
 }
 
 
@@ -133,10 +134,21 @@ def link_of(record: Record, holds: str, waits_for: str) -> DeadlockLink:
 
 
 def raise_timeout(
-    name: str, timeout: float | None, pid: int, tid: int, held_for: float | None, nonce: int, slot: int, generation: int
+    name: str,
+    timeout: float | None,
+    pid: int,
+    tid: int,
+    held_for: float | None,
+    starving: int,
+    nonce: int,
+    slot: int,
+    generation: int,
 ) -> NoReturn:
-    """Raise the LockTimeout of a wait that was over after ``timeout`` seconds, for the lock that ``pid`` holds."""
-    others = count(nonce, slot, generation)
+    """Raise the LockTimeout of a wait that was over after ``timeout`` seconds, for the lock that ``pid`` holds.
+
+    ``starving`` is how many seem to wait for it: the slot's own count, in which the dead remain.
+    """
+    others = count(nonce, slot, generation) if timeout or starving else 0  # who only polls is not kept for nothing
     waiting = {0: "", 1: "; 1 other waits for it"}.get(others, f"; {others} others wait for it")
     raise LockTimeout(
         f"mutex {name!r} was not free within {timeout} s: {holder.describe(pid, tid, held_for)}{waiting}",
