@@ -56,9 +56,18 @@ def chain() -> Iterator[tuple[list[Any], Child, Child]]:
             assert one.end() == other.end() == 0
 
 
+def _place(mutex: Any) -> str:
+    return f"{mutex.segment.rpartition('.p')[2]}.{mutex.slot_index}"
+
+
+def _called(mutex: Any) -> str:
+    kind = {KMutex: "k", FastMutex: "fast", CriticalSection: "section"}[type(mutex)]
+    return f"anonymous {kind} mutex {_place(mutex)} of process {os.getpid()}"
+
+
 def test_a_chain_as_json(cli: Command, chain: tuple[list[Any], Child, Child]) -> None:
     mutexes, one, other = chain
-    first, second = _rows(cli, mutexes[0].segment)
+    first, second = _rows(cli, *(mutex.segment for mutex in mutexes))
     assert (first["pid"], first["slot"], first["kind"]) == (one.pid, mutexes[0].slot_index, "k")
     assert (second["pid"], second["slot"], second["kind"]) == (other.pid, mutexes[1].slot_index, "section")
     assert (first["owner_pid"], second["owner_pid"]) == (os.getpid(), one.pid)
@@ -77,9 +86,7 @@ def test_a_chain_as_a_tree(cli: Command, chain: tuple[list[Any], Child, Child]) 
     (at,) = [number for number, line in enumerate(lines) if re.search(rf"held for .* by process {os.getpid()} ", line)]
     first, held, second = lines[at + 1 : at + 4]
     assert re.match(rf".── process {one.pid} \(.*\), thread {one.pid} \(.*\) has waited for [0-9.]+ s", first)
-    assert (
-        held.strip(" └│─├") == f"and holds anonymous section mutex 0.{mutexes[1].slot_index} of process {os.getpid()}"
-    )
+    assert held.strip(" └│─├") == f"and holds {_called(mutexes[1])}"
     assert re.match(rf".       .── process {other.pid} .* has waited for", second)
     assert "DEADLOCK" not in "".join(lines[at : at + 4])
 
@@ -90,10 +97,10 @@ def test_a_chain_as_a_graph(cli: Command, chain: tuple[list[Any], Child, Child])
     assert dot.startswith("digraph waits {")
     assert dot.rstrip().endswith("}")
     nodes = dict(re.findall(r'(t\d+) \[label="(\d+)/', dot))
-    slots = dict(re.findall(r'(m\d+) \[shape=ellipse, label="anonymous \w+ mutex 0\.(\d+) of process \d+"', dot))
+    slots = dict(re.findall(r'(m\d+) \[shape=ellipse, label="anonymous \w+ mutex (\d+\.\d+) of process \d+"', dot))
     waits = {(nodes[thread], slots.get(mutex)) for thread, mutex in re.findall(r"(t\d+) -> (m\d+)", dot)}
     holds = {(slots.get(mutex), nodes[thread]) for mutex, thread in re.findall(r"(m\d+) -> (t\d+) \[label=held\]", dot)}
-    first, second = (str(mutex.slot_index) for mutex in mutexes[:2])
+    first, second = map(_place, mutexes[:2])
     assert {(str(one.pid), first), (str(other.pid), second)} <= waits
     assert {(first, str(os.getpid())), (second, str(one.pid))} <= holds
 

@@ -215,7 +215,8 @@ def test_a_chain_that_ends_is_no_deadlock() -> None:
     try:
         last = acquire(mutexes[3])
         for child in children:
-            child.hear()
+            assert child.hear() == "has the first"
+        for child in children:
             child.say("lock the second")
         for mutex in mutexes[1:]:
             wait_for_waiter(mutex)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from wdkmutex_shm.errors import DeadlockError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cross"]
 
+_WHILE = 0.002  # seconds for which the first is held, so that others have time for the other one
+
 
 def cross(worker: Worker, book: Book, mutex: Any) -> None:
     """Whoever closes a circle is told, and lets go; nobody waits for ever, as every wait of a worker is timed."""
@@ -24,6 +27,8 @@ def cross(worker: Worker, book: Book, mutex: Any) -> None:
     try:
         with worker.lock(mutex) as guard:
             worker.verify(book, guard.value)
+            if worker.chance.random() < 0.5:
+                time.sleep(_WHILE)
             with worker.lock(second) as guard:
                 worker.verify(other, guard.value)
     except DeadlockError as error:
