@@ -12,6 +12,7 @@ MODULES = [
     "_tenant",
     "_codec",
     "_payload",
+    "_board",
     "_lock",
     "_handle",
     "_orphans",
@@ -28,7 +29,7 @@ MODULES = [
 ]
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
-COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound"}
+COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board"}
 
 flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
@@ -49,7 +50,7 @@ setup(
             Extension(
                 f"wdkmutex_shm.{name}",
                 [f"wdkmutex_shm/{name}.pyx"],
-                depends=["wdkmutex_shm/slot.h", "wdkmutex_shm/scalar.h", "wdkmutex_shm/planted.h"],
+                depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board")],
                 include_dirs=["wdkmutex_shm"],
                 define_macros=macros,
                 extra_compile_args=["-O1" if macros or link or name in COLD else "-O3", *flags],

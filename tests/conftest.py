@@ -17,7 +17,7 @@ import psutil
 import pytest
 from support import daemon_pid, remove_instance, wait_until
 
-from wdkmutex_shm import Grt, session, shm, sweep
+from wdkmutex_shm import Grt, _board, session, shm, sweep
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import user_prefix
@@ -38,6 +38,8 @@ def _ticks() -> int:
 
 def _is_anothers(name: str, base: str, begun: int) -> bool:
     """Whether a segment belongs to a process that the test has not started: it is older, or lives and is no child."""
+    if shm.FOLDER + name == _board.path():
+        return True  # everybody's; it goes with the last who uses it
     private = re.match(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.", name)
     if private is None:
         server = Pool.server_of(name[: name.rindex(".")])

@@ -28,6 +28,7 @@ VERBS = [
     "list",
     "show",
     "get",
+    "waits",
     "set",
     "register",
     "unregister",

@@ -16,7 +16,7 @@ from support import DEADLINE, gone, kill_daemon, segments, wait_until
 from wdkmutex_daemon import doctor
 from wdkmutex_daemon.doctor import FAIL, OK, WARN, Finding
 
-from wdkmutex_shm import Grt, data, shm
+from wdkmutex_shm import Grt, _board, data, shm
 from wdkmutex_shm.names import instance_prefix
 
 pytestmark = pytest.mark.slow  # most of them start several processes
@@ -130,6 +130,40 @@ def test_memory_of_a_dead_process_that_another_uses(cli: Command) -> None:
         assert child.stdout is not None
         assert child.stdout.readline()
         assert _found("segments", WARN, f"process {child.pid} died and left") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be another user, whose board nobody else uses")
+def test_boards_that_nobody_uses_or_may_use() -> None:
+    uses = (
+        "import os, sys\n"
+        "from wdkmutex_daemon import doctor\n"
+        "from wdkmutex_shm import KMutex, _board, sweep\n"
+        "doctor.examine()\n"  # which imports what another user may not be allowed to read
+        "os.seteuid(54321)\n"
+        "m = KMutex(0)\n"
+        "_board.leave(_board.enter(m, _board.WAIT_TASK, 0))\n"
+        "texts = lambda: [(f.level, f.remedy) for f in doctor.examine() if '@waits' in f.text]\n"
+        "assert os.path.exists(_board.path())\n"
+        "assert texts() == []\n"
+        "_board.let_go()\n"
+        "assert texts() == [('warn', 'wdkmutex-daemon sweep')], texts()\n"
+        "assert sweep.unused_boards() == [_board.path()[8:]]\n"
+        "os.seteuid(0)\n"
+        "open(sys.argv[1], 'w').close()\n"
+        "os.seteuid(54321)\n"
+        "try:\n"
+        "    ((level, remedy),) = texts()\n"
+        "    assert level == 'warn' and 'have uid 0' in remedy, remedy\n"
+        "    assert _board.enter(m, _board.WAIT_TASK, 0) == 0\n"
+        "finally:\n"
+        "    os.seteuid(0)\n"
+        "    os.unlink(sys.argv[1])\n"
+        "    os.seteuid(54321)\n"
+        "del m\n"
+    )
+    path = _board.path().replace("wdkm.0.", "wdkm.54321.")
+    subprocess.run([sys.executable, "-c", uses, path], check=True, timeout=DEADLINE)
+    assert not os.path.exists(path)
 
 
 def test_data_that_is_no_mutexs(served: Command) -> None:

@@ -21,6 +21,7 @@ ALSO = {
     "LockTimeout": TimeoutError,
     "AlreadyOwned": RuntimeError,
     "NotOwned": RuntimeError,
+    "DeadlockError": RuntimeError,
     "MutexBusy": RuntimeError,
     "MutexDestroyed": RuntimeError,
     "SegmentRefused": PermissionError,
@@ -87,7 +88,7 @@ def test_without_facts(cls: type[WdkMutexError]) -> None:
     documented = [line.split(":")[0].strip() for line in (cls.__doc__ or "").splitlines() if ": " in line]
     for attribute in documented:
         if attribute.isidentifier() and attribute not in ("facts", "Raised"):
-            assert getattr(error, attribute) is None
+            assert getattr(error, attribute) in (None, ())
 
 
 def _time_out() -> None:

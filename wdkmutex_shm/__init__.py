@@ -24,6 +24,7 @@ from .errors import (
     AlreadyOwned,
     DaemonError,
     DaemonUnavailable,
+    DeadlockError,
     DowncastError,
     DriverMutexError,
     GrtAlreadyExists,
@@ -48,7 +49,8 @@ from .errors import (
     WdkMutexError,
 )
 from .holder import Holder
-from .irql import Irql, current_irql, raise_irql
+from .irql import Irql, current_irql, raise_irql, signal_handler
+from .waits import DeadlockLink, Waiter
 
 if TYPE_CHECKING:
     from .box import Box as Box
@@ -71,6 +73,8 @@ __all__ = [
     "CriticalSection",
     "DaemonError",
     "DaemonUnavailable",
+    "DeadlockError",
+    "DeadlockLink",
     "DowncastError",
     "DriverMutexError",
     "FastMutex",
@@ -99,9 +103,11 @@ __all__ = [
     "RuntimeFolderRefused",
     "SegmentRefused",
     "Statistics",
+    "Waiter",
     "WdkMutexError",
     "current_irql",
     "raise_irql",
+    "signal_handler",
 ]
 
 

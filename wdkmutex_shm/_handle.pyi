@@ -4,6 +4,7 @@ from ._codec import Codec
 from ._segment import Segment
 from .facts import Statistics
 from .holder import Holder
+from .waits import Waiter
 
 class Handle:
     @property
@@ -20,6 +21,7 @@ class Handle:
     def destroyed(self) -> bool: ...
     @property
     def owner(self) -> Holder | None: ...
+    def waiters(self) -> tuple[Waiter, ...]: ...
     def statistics(self) -> Statistics: ...
     def _bind(
         self, segment: Segment, index: int, generation: int, kind: int, codec: Codec, pool: Any = None

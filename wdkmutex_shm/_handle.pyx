@@ -12,7 +12,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from ._payload cimport forget_stale
 from ._segment cimport Segment, held_for, slot_name
 from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
-from . import handles, holder
+from . import handles, holder, waits
 from ._tenant import empty, reclaim, snapshot, vacate
 from ._thread cimport fork_count
 from .errors import MutexDestroyed
@@ -114,6 +114,19 @@ cdef class Handle:
         if owner == 0 or not (wdkm_word_held(word) or wdkm_word_abandoned(word)):
             return None
         return holder.holder_of(owner >> 32, owner & 0xffffffff, held, alive=not wdkm_word_abandoned(word))
+
+    def waiters(self):
+        """Return who waits for the mutex, as a tuple of :class:`~wdkmutex_shm.Waiter`, who has waited longest first.
+
+        Those who have waited for less than a millisecond are not known, nor are more than a few hundred at once where
+        there is little room. Never blocks. At any IRQL.
+
+        Raises:
+            MutexDestroyed: the mutex does not exist any more.
+        """
+        if wdkm_load64(&self.slot.generation) != self.generation_:
+            raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
+        return waits.waiters_of(self.segment_.nonce, self.index, self.generation_)
 
     def statistics(self):
         """Return a frozen :class:`~wdkmutex_shm.Statistics`, read without the lock. At any IRQL.

@@ -27,7 +27,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
 
 # Nanoseconds of a timeout argument: None or infinite is -1.
 cdef int64_t nanoseconds(object timeout) except -2
-cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except -1
+cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1
 
 # A waiter that declared itself starving is served, or gives up.
 cdef int serve(wdkm_slot *slot) noexcept nogil

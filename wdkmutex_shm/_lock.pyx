@@ -14,26 +14,31 @@ owner died                    takes it, repairs the slot, marks the mutex consis
 generation moved on           MutexDestroyed, found after acquiring and after each slice of waiting
 ============================  ==========================================================================================
 
-A waiter parks in slices: the first lasts until it has waited STARVE, when it declares itself starving; later ones grow to
-SLICE. After each it looks at signals, the deadline and the generation.
+A waiter parks in slices: the first lasts until it has waited STARVE, when it declares itself starving and writes down on
+the board what it waits for; later ones grow to SLICE. After each it looks at signals, the deadline and the generation;
+from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
+from ._board cimport forget, is_noted, is_waiting, note_lock, takes_back
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
                      wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
                      wdkm_word_abandoned)
-from . import holder
+from . import deadlock, waits
 from ._thread cimport thread_state
-from .errors import AlreadyOwned, LockTimeout, MutexDamaged
+from .errors import AlreadyOwned, MutexDamaged
 
 cdef int64_t STARVE = 1000000      # 1 ms: after this a waiter is served next
 cdef int64_t POLITE = 4000000      # how long a newcomer lets starving waiters go first
 cdef int64_t SLICE = 100000000     # 100 ms: longest sleep without a look around
+cdef int64_t SUSPECT = 50000000    # 50 ms: when a waiter first looks whether its wait has closed a cycle
+cdef int64_t SOON = 90000000       # until it looks again, the first few times; whoever closed one learns it by then
+cdef int64_t RARELY = 1000000000   # and later on
 cdef int SPINS = 60                # attempts before parking when the holder runs in another process
 
 
@@ -121,11 +126,17 @@ cdef bint let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcep
         wdkm_futex_wait(&slot.starving, waiting, min(deadline - now, start + POLITE - now))
 
 
-cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t deadline) except -1:
+cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t deadline) except -1:
     """Wait without the GIL until the lock is had, the deadline passes, or the tenant is gone. Returns an errno."""
+    cdef wdkm_slot *slot = &segment.slots[index]
     cdef int64_t start = wdkm_now()
     cdef int64_t now = start
     cdef int64_t slice_ = STARVE
+    cdef int64_t suspect = start + SUSPECT
+    cdef int64_t until
+    cdef uint64_t ticket = 0
+    cdef bint back = takes_back()
+    cdef int looks = 0
     cdef int code
     cdef bint starving = False
     cdef bint overdue = False
@@ -138,7 +149,10 @@ cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t dea
                     code = take_free(slot, overdue)
                 if code == EBUSY:
                     now = wdkm_now()
-                    code = wdkm_lock_until(slot, min(deadline, now + slice_))
+                    until = now + slice_
+                    if now < suspect < until and looks == 0 and not back:
+                        until = suspect
+                    code = wdkm_lock_until(slot, min(deadline, until))
                     now = wdkm_now()
             if code != ETIMEDOUT:
                 return code
@@ -151,8 +165,16 @@ cdef int park(wdkm_slot *slot, wdkm_thread *me, uint64_t generation, int64_t dea
             if not starving or wdkm_load32(&slot.starving) == 0:
                 starving = True
                 wdkm_add32(&slot.starving, 1)
+            if not is_noted(ticket):
+                ticket = note_lock(segment, index, generation, start, back)
+            elif now >= suspect and not back:
+                looks += 1
+                suspect = now + (SOON if looks < 3 else RARELY)
+                if is_waiting(wdkm_load64(&slot.owner)):
+                    deadlock.refuse(ticket)
             slice_ = min(SLICE, slice_ * 4)
     finally:
+        forget(ticket)
         if starving:
             serve(slot)
 
@@ -188,7 +210,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
                     if code != EBUSY:
                         break
         if code == EBUSY:
-            code = park(slot, me, generation, deadline)
+            code = park(segment, index, generation, deadline)
             me = thread_state()  # a signal handler may have forked
     if code == EBUSY:
         gone(segment, slot)
@@ -223,14 +245,10 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     return ABANDONED if abandoned else LIVE
 
 
-cdef int raise_timeout(Segment segment, Py_ssize_t index, object timeout) except -1:
+cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1:
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef uint64_t owner = wdkm_load64(&slot.owner)
     wdkm_add32(&slot.timeouts, 1)
-    name = slot_name(slot)
-    held = held_for(slot)
-    who = holder.describe(owner >> 32, owner & 0xffffffff, held)
-    raise LockTimeout(
-        f"mutex {name!r} was not free within {timeout} s: {who}", name=name, timeout=timeout, held_for=held,
-        owner_pid=(owner >> 32) or None, owner_tid=(owner & 0xffffffff) or None)
-
+    waits.raise_timeout(
+        slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), slot.starving, segment.nonce, index,
+        generation)

@@ -100,7 +100,7 @@ cdef class Mutex(Handle):
                 return inner_guard(root)
         got = self.take(me, wait)
         if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, timeout)
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def try_lock(self):
@@ -176,7 +176,7 @@ cdef class Mutex(Handle):
                 return old
         got = self.take(me, wait)
         if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, timeout)
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
         serial = thread_state().serial
         try:
             if overflow == 0 and current_number(self.slot, &number):
@@ -221,7 +221,7 @@ cdef class Mutex(Handle):
                 return old
         got = self.take(me, wait)
         if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, timeout)
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
         serial = thread_state().serial
         try:
             old = handles.read_or_none(self)

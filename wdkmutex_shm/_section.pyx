@@ -11,8 +11,8 @@ from ._payload cimport gone
 from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
-from . import handles
-from .errors import DriverMutexError, NotOwned
+from . import _board, handles
+from .errors import DeadlockError, DriverMutexError, NotOwned
 
 
 @cython.final
@@ -105,7 +105,7 @@ cdef class CriticalSection(Handle):
             IrqlTooHigh, LockTimeout, MutexDestroyed, KeyboardInterrupt while waiting.
         """
         if not self.take(nanoseconds(timeout)):
-            raise_timeout(self.segment_, self.index, timeout)
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
 
     def try_enter(self):
         """Enter if that needs no waiting (TryEnterCriticalSection) and tell whether it did. IRQL: up to DISPATCH."""
@@ -170,16 +170,22 @@ cdef class CriticalSection(Handle):
         return depth
 
     def _acquire_restore(self, uint32_t depth):
-        # As RLock: Condition.wait() must not return, nor raise, without the lock. Ctrl-C is raised once it is had.
+        # As RLock: Condition.wait() must not return, nor raise, without the lock. Ctrl-C is raised once it is had, and of a
+        # deadlock another thread in it is told. Only where there is no lock any more this says so.
         late = None
         while True:
             try:
+                _board.taking_back(True)
                 self.take(-1)
                 break
+            except DeadlockError:  # of a wait of a signal handler's, or because such a wait had the note above
+                continue
             except DriverMutexError:
                 raise
             except BaseException as error:
                 late = late or error
+            finally:
+                _board.taking_back(False)
         self.segment_.local[self.index].depth = depth
         if late is not None:
             raise late

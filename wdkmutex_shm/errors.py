@@ -10,12 +10,16 @@ it can cross from a pool worker to its parent.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .waits import DeadlockLink
 
 __all__ = [
     "AlreadyOwned",
     "DaemonError",
     "DaemonUnavailable",
+    "DeadlockError",
     "DowncastError",
     "DriverMutexError",
     "GrtAlreadyExists",
@@ -122,10 +126,26 @@ class LockTimeout(DriverMutexError, TimeoutError):
     Attributes:
         timeout: seconds that were allowed.
         held_for: seconds that the present owner has held it, at least.
+        waiters: how many others were waiting for it, for more than a millisecond.
     """
 
     timeout: float | None = None
     held_for: float | None = None
+    waiters: int | None = None
+
+
+class DeadlockError(DriverMutexError, RuntimeError):
+    """This wait would never end: whoever holds the mutex waits, in a circle, for what this thread holds.
+
+    Raised in the thread that closed the circle, the one whose wait began last. Nothing was released: leaving its
+    ``with`` blocks lets the others go on.
+
+    Attributes:
+        chain: tuple of :class:`~wdkmutex_shm.DeadlockLink`, this thread first; each waits for what the next one holds,
+            and the last one for what the first one holds.
+    """
+
+    chain: tuple[DeadlockLink, ...] = ()
 
 
 class AlreadyOwned(DriverMutexError, RuntimeError):

@@ -83,11 +83,16 @@ def is_dead(pid: int, start: int) -> bool:
 
 
 def command_of(pid: int) -> str:
-    """Return the command line of a process on one line, its name if it has none, ``?`` if it is gone."""
-    import psutil  # here, because only diagnostics need it and it takes a third of the package's import time
+    """Return the command line of a process on one line, its name if it has none, ``?`` if it is gone.
 
+    ``?`` as well where it cannot be read, for want of a descriptor: the errors that name a process matter more.
+    """
+    try:
+        import psutil  # here, because only diagnostics need it and it takes a third of the package's import time
+    except (ImportError, OSError):
+        return "?"
     try:
         process = psutil.Process(pid)
         return " ".join(process.cmdline()) or process.name()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return "?"

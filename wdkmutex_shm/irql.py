@@ -2,13 +2,13 @@
 
 As in a Windows kernel driver, a thread has a level, and operations are allowed only up to one:
 
-========  =====  ==============================================================================
+========  =====  =======================================================================================
 level     value  here
-========  =====  ==============================================================================
+========  =====  =======================================================================================
 PASSIVE       0  the normal level
 APC           1  a FastMutex is held
-DISPATCH      2  the thread must not block: code in an asyncio or Trio event loop, or told so
-========  =====  ==============================================================================
+DISPATCH      2  the thread must not block: in an event loop (asyncio, Trio) or a wrapped signal handler, or told so
+========  =====  =======================================================================================
 
 Creating: KMutex at any level, FastMutex up to DISPATCH. A blocking lock of any kind: up to APC. A lock that does not
 wait: KMutex and CriticalSection up to DISPATCH, FastMutex up to APC. See the remarks on IRQL of
@@ -18,13 +18,19 @@ KeWaitForSingleObject, ExAcquireFastMutex and ExTryToAcquireFastMutex in the Win
 from __future__ import annotations
 
 from _thread import get_ident
+from collections.abc import Callable
 from enum import IntEnum
+from functools import wraps
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 from ._thread import current_level, raised_level, set_raised_level
 from .errors import IrqlTooHigh, NotOwned
 
-__all__ = ["Irql", "current_irql", "raise_irql"]
+__all__ = ["Irql", "current_irql", "raise_irql", "signal_handler"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _HIGHEST = 15
 
@@ -84,3 +90,32 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
             raise NotOwned("raise_irql was entered in another thread; that thread's level stands")
         self._saved.pop()
         set_raised_level(level)
+
+
+def signal_handler(handler: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a Python signal handler so that it runs at DISPATCH: ``signal.signal(SIGTERM, signal_handler(handler))``.
+
+    A handler runs between two bytecodes of the main thread, which may hold the very lock that the handler wants: such a
+    wait would never end. In a wrapped handler a blocking lock raises IrqlTooHigh at once, contended or not; what a
+    handler raises comes out of whatever the main thread was doing. ``KMutex.try_lock()`` and
+    ``CriticalSection.try_enter()`` are allowed; where the interrupted thread holds the mutex, they give an inner hold
+    of it, with T as it is half-way.
+
+    The level is what it was before when the handler ends, however it ends. Handlers may interrupt each other, and may
+    run in the midst of an event loop. Works as a decorator; a handler that is called directly runs at DISPATCH, too.
+
+    Args:
+        handler: any callable; what it takes and returns is passed on.
+    """
+
+    @wraps(handler)
+    def at_dispatch(*args: P.args, **kwargs: P.kwargs) -> R:
+        level = raised_level()
+        try:
+            # In here, because another signal's handler may raise as soon as the level is set.
+            set_raised_level(max(level, Irql.DISPATCH))
+            return handler(*args, **kwargs)
+        finally:
+            set_raised_level(level)
+
+    return at_dispatch

@@ -13,14 +13,14 @@ import os
 import re
 from collections.abc import Set
 
-from . import data, identity, shm
+from . import _board, data, identity, shm
 from ._segment import Segment, attached_segments
 from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, private_prefix, user_prefix
 from .pool import Pool
 
-__all__ = ["dead_private_pools", "leave_private_pools", "orphan_data"]
+__all__ = ["dead_private_pools", "leave_board", "leave_private_pools", "orphan_data", "unused_boards"]
 
 _PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[0-9a-f]{8}\.[pd]")
 _ORPHAN_AGE = 60.0
@@ -84,9 +84,39 @@ def _remove(names: list[str]) -> list[str]:
     return [name for name in names if shm.unlink(name)]
 
 
+def unused_boards() -> list[str]:
+    """Remove the wait boards of this user that no process has mapped. Returns their names.
+
+    Everyone who maps a board has a shared flock(2) on it. Who gets an exclusive one is alone with it, and whoever opens
+    it meanwhile sees, once it has its lock, that the board has no name any more.
+    """
+    removed = []
+    for name in shm.listing(f"{user_prefix()}@waits"):
+        try:
+            fd = shm.open_segment(name)
+        except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(shm.FOLDER + name)) and shm.unlink(name):
+                removed.append(name)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        finally:
+            os.close(fd)
+    return removed
+
+
+def leave_board() -> None:
+    """At the end of a process: let go of the wait board, and remove it if nobody else has it."""
+    with contextlib.suppress(OSError):
+        if os.path.exists(_board.path()) and _board.let_go():
+            unused_boards()
+
+
 def dead_private_pools() -> list[str]:
-    """Remove the private pools of dead processes that nobody uses. Returns the names of the segments removed."""
-    removed: list[str] = []
+    """Remove the private pools of dead processes, and wait boards, that nobody uses. Returns the segments removed."""
+    removed = unused_boards()
     me = identity.me()
     own = private_prefix(*me, identity.image())
     for prefix, maker in _private_prefixes().items():

@@ -217,6 +217,9 @@ def _segments() -> Found:
     size = 0
     for prefix, names in sorted(groups.items()):
         size += sum(_size_of(name) for name in names)
+        if prefix.startswith(f"{user_prefix()}@waits"):
+            yield from _boards(names)
+            continue
         private = _PRIVATE.search(prefix)
         unreadable = list(_unreadable(prefix, names))
         yield from unreadable
@@ -264,6 +267,20 @@ def _unreadable(prefix: str, names: list[str]) -> Found:
 def _private_pool(prefix: str, names: list[str], pid: int, start: int) -> Found:
     if identity.is_dead(pid, start) and not any(_is_used(name) for name in _pools(prefix, names)):
         yield WARN, f"process {pid} died and left {len(names)} segments ({prefix}.*)", "wdkmutex-daemon sweep"
+
+
+def _boards(names: list[str]) -> Found:
+    """The segments on which waiters write down what they wait for."""
+    for name in (name for name in names if os.path.lexists(shm.FOLDER + name)):
+        owner = os.lstat(shm.FOLDER + name).st_uid
+        if owner != os.geteuid():
+            yield (
+                WARN,
+                f"{name} is owned by uid {owner}: locks work, but nobody is told who waits, nor of a deadlock",
+                f"have uid {owner} or root remove {shm.FOLDER}{name}",
+            )
+        elif not _is_used(name):
+            yield WARN, f"{name} is used by nobody", "wdkmutex-daemon sweep"
 
 
 def _is_used(name: str) -> bool:

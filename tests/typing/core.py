@@ -11,14 +11,19 @@ from typing_extensions import assert_type
 from wdkmutex_shm import (
     Box,
     CriticalSection,
+    DeadlockError,
+    DeadlockLink,
     FastMutex,
     Guard,
     Holder,
     Irql,
     KMutex,
+    LockTimeout,
     Statistics,
+    Waiter,
     current_irql,
     raise_irql,
+    signal_handler,
 )
 
 
@@ -66,11 +71,24 @@ with k.to_owned_box() as box:
     assert_type(box, Box[int])
 assert_type(k.owner, "Holder | None")
 assert_type(k.statistics(), Statistics)
+assert_type(k.waiters(), tuple[Waiter, ...])
 assert_type(k.name, str)
 assert_type(k.destroyed, bool)
 if (holder := k.owner) is not None:
     assert_type(holder, Holder)
     assert_type(holder.pid, int)
+for link in DeadlockError().chain:
+    assert_type(link, DeadlockLink)
+    assert_type(link.waited, float)
+assert_type(LockTimeout().waiters, "int | None")
+
+
+@signal_handler
+def handler(number: int, frame: object) -> str:
+    return "handled"
+
+
+assert_type(handler(1, None), str)
 
 KMutex()  # type: ignore[call-overload]
 k.unknown  # type: ignore[attr-defined]

@@ -20,6 +20,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from wdkmutex_shm import _board
+
 __all__ = ["Proof", "options", "run"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -168,8 +170,9 @@ def _plain(value: Any) -> Any:
 
 
 def footprint(*folders: str) -> set[str]:
-    """Files of ours in shared memory, and those in ``folders``."""
+    """Files of ours in shared memory, and those in ``folders``; not the wait board, which all processes share."""
     found = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(f"wdkm.{os.getuid()}.")}
+    found.discard(_board.path())
     for folder in folders:
         for path, _, files in os.walk(folder):
             found.update(os.path.join(path, file) for file in files)

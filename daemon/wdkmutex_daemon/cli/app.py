@@ -26,6 +26,7 @@ VERBS = {
     "list": "look",
     "show": "look",
     "get": "look",
+    "waits": "waits",
     "set": "change",
     "register": "change",
     "unregister": "change",

@@ -90,6 +90,7 @@ _CODES = {
     "MutexDestroyed": UNUSABLE,
     "MutexBusy": UNUSABLE,
     "AlreadyOwned": UNUSABLE,
+    "DeadlockError": UNUSABLE,
     "NotOwned": UNUSABLE,
 }
 

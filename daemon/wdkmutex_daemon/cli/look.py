@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from . import codes, jsonform, options, session
-from .output import Failure, duration, print_json, print_table
+from .output import Failure, duration, print_json, print_table, printable
 
 __all__ = ["get_verb", "list_verb", "show_verb"]
 
@@ -20,6 +20,7 @@ _COLUMNS = (
     ("holder", "right"),
     ("command", "left"),
     ("held for", "right"),
+    ("waiting", "right"),
     ("acquisitions", "right"),
     ("contended", "right"),
     ("abandoned", "right"),
@@ -34,24 +35,29 @@ def _with_command(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "owner_command": command_of(pid) if pid and row["state"] != "free" else None}
 
 
-def _printable(text: str) -> str:
-    """A name or command of somebody else's may hold control characters; a terminal must not obey them."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+def _with_waiters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of mutexes, each with who waits for it, as the wait board tells it."""
+    from wdkmutex_shm.waits import all_waits
+
+    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for record, waiter, _ in all_waits():
+        found.setdefault((record.segment, record.slot, record.generation), []).append(waiter._asdict())
+    return [{**row, "waiters": found.get((row["segment"], row["slot"], row["generation"]), [])} for row in rows]
 
 
 @click.command("list")
 @options.instance
 @options.as_json
 def list_verb(instance: str, as_json: bool) -> None:
-    """List the mutexes and who holds them.
+    """List the mutexes, who holds them and how many wait.
 
     "bytes" are those of T; `show` and --json tell the shared memory, too. "held for" is a lower bound: locking reads no
-    clock. "abandoned" as a state: the holder died and nobody took the mutex over yet; as a number: how often that
-    happened.
+    clock. "waiting": how many have waited for over a millisecond. "abandoned" as a state: the holder died and nobody
+    took the mutex over yet; as a number: how often that happened.
     """
     with session.connect(instance) as client:
         rows = client.collect("list", "mutexes")
-    rows = [_with_command(row) for row in sorted(rows, key=lambda row: row["name"])]
+    rows = _with_waiters([_with_command(row) for row in sorted(rows, key=lambda row: row["name"])])
     if as_json:
         print_json(rows)
         return
@@ -63,9 +69,9 @@ def list_verb(instance: str, as_json: bool) -> None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     held = row["state"] != "free"
-    command = _printable(row["owner_command"] or "")
+    command = printable(row["owner_command"] or "")
     return (
-        _printable(row["name"]),
+        printable(row["name"]),
         row["kind"],
         row["label"],
         f"{row['value_bytes']}" if row["kind"] != "section" else "",
@@ -73,6 +79,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["owner_pid"] or "") if held else "",
         command if len(command) <= _COMMAND_SHOWN else command[: _COMMAND_SHOWN - 3] + "...",
         duration(row["held_for"]) if held else "",
+        f"{len(row['waiters']) or ''}",
         f"{row['acquisitions']}",
         f"{row['contended']}",
         f"{row['abandoned']}",
@@ -86,7 +93,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def show_verb(instance: str, as_json: bool, name: str) -> None:
     """Show one mutex, its value included."""
     with session.connect(instance) as client:
-        row = _with_command(session.info(client, name))
+        (row,) = _with_waiters([_with_command(session.info(client, name))])
     row["has_value"] = row["kind"] != "section"
     row["value"] = jsonform.to_json(_peek(row)) if row["has_value"] else None
     if as_json:
@@ -94,13 +101,14 @@ def show_verb(instance: str, as_json: bool, name: str) -> None:
         return
     value = jsonform.dumps_plain(row["value"]) if row["has_value"] else "none: a critical section protects no T"
     lines = {
-        "name": _printable(row["name"]),
+        "name": printable(row["name"]),
         "kind": row["kind"],
         "T": row["label"],
         "value": value,
         "bytes": f"{row['value_bytes'] if row['has_value'] else 0} of T, {row['pool_bytes']} of shared memory",
         "state": row["state"],
         "holder": _holder(row),
+        "waiting": "\n".ljust(15).join(map(_waiter, row["waiters"])) or "nobody",
         "acquisitions": f"{row['acquisitions']}, {row['contended']} of them contended; {row['timeouts']} timed out",
         "abandoned": f"{row['abandoned']}"
         + (f", last by process {row['abandoned_pid']}" if row["abandoned_pid"] else ""),
@@ -115,7 +123,12 @@ def _holder(row: dict[str, Any]) -> str:
     if row["state"] == "free" or not row["owner_pid"]:
         return "nobody"
     since = f", for at least {duration(row['held_for'])}" if row["held_for"] is not None else ""
-    return f"process {row['owner_pid']} ({_printable(row['owner_command'] or '?')}), thread {row['owner_tid']}{since}"
+    return f"process {row['owner_pid']} ({printable(row['owner_command'] or '?')}), thread {row['owner_tid']}{since}"
+
+
+def _waiter(row: dict[str, Any]) -> str:
+    who = f"process {row['pid']} ({printable(row['command'])}), thread {row['tid']}"
+    return f"{who}, for {duration(row['waited'])}" + (f" ({row['how']})" if row["how"] != "lock" else "")
 
 
 @click.command("get")

@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-__all__ = ["PROGRAM", "Failure", "duration", "error_line", "note", "print_json", "print_table"]
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.tree import Tree
+
+__all__ = [
+    "PROGRAM",
+    "Failure",
+    "duration",
+    "error_line",
+    "note",
+    "print_json",
+    "print_table",
+    "print_trees",
+    "printable",
+]
 
 PROGRAM = "wdkmutex-daemon"
 
@@ -42,6 +56,30 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
+def printable(text: str) -> str:
+    """A name or command of somebody else's may hold control characters; a terminal must not obey them."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    # A pipe has no width: nothing is folded, one line stays one mutex.
+    return console if console.is_terminal else Console(width=10_000, color_system=None)
+
+
+def _print(console: Console, *what: RenderableType) -> None:
+    with console.capture() as printed:  # rich would end the process by itself when nobody reads
+        console.print(*what, sep="\n")
+    click.echo(printed.get(), nl=False)
+
+
+def print_trees(trees: Iterable[Tree]) -> None:
+    """Print trees, one below the other."""
+    _print(_console(), *trees)
+
+
 def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
     """Print a table.
 
@@ -50,22 +88,16 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]
         rows: the cells, as plain text.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: nothing is folded, one line stays one mutex.
-        console = Console(width=10_000, color_system=None)
+    console = _console()
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
     for title, justify in columns:
         table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    with console.capture() as printed:  # rich would end the process by itself when nobody reads
-        console.print(table)
-    click.echo(printed.get(), nl=False)
+    _print(console, table)
 
 
 def duration(seconds: float | None) -> str:

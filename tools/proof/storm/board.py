@@ -20,6 +20,7 @@ COUNTS = (
     "forks while holding",
     "registrations",
     "abandoned",
+    "circles named",
     "lives ended in order",
     "longest wait, microseconds",
 )

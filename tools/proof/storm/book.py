@@ -31,8 +31,8 @@ class Book(NamedTuple):
 
 
 def footprint() -> tuple[int, int]:
-    """Open descriptors, and mappings of segments of ours but for those of the parent's own mutexes."""
-    inherited = f".@{os.getppid()}."
+    """Open descriptors, and mappings of segments of ours: not of the parent's own mutexes, nor of the wait board."""
+    passed_over = f".@{os.getppid()}.", ".@waits"
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        mappings = sum("/dev/shm/wdkm." in line and inherited not in line for line in file)
+        mappings = sum("/dev/shm/wdkm." in line and not any(part in line for part in passed_over) for line in file)
     return len(os.listdir("/proc/self/fd")), mappings

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from wdkmutex_shm import CriticalSection, Grt, KMutex, private
@@ -28,6 +29,7 @@ from wdkmutex_shm.errors import (
 
 from .board import Board, Log
 from .book import Book, footprint
+from .circles import cross
 from .ledger import DictLedger, Page, TornError
 
 __all__ = ["INTERRUPTED", "run_worker"]
@@ -52,7 +54,7 @@ def run_worker(
     try:
         log = Log(folder, number)
         try:
-            worker = _Worker(number, workers, board, log, books, random.Random(seed))
+            worker = Worker(number, workers, board, log, books, random.Random(seed))
             while True:
                 try:
                     worker.live(instance)
@@ -70,16 +72,16 @@ def run_worker(
         os._exit(code)
 
 
-class _Worker:
+class Worker:
     def __init__(
         self, number: int, workers: int, board: Board, log: Log, books: list[Book], chance: random.Random
     ) -> None:
-        self._number = number
+        self.number = number
         self._workers = workers
-        self._board = board
-        self._log = log
-        self._books = books
-        self._chance = chance
+        self.board = board
+        self.log = log
+        self.books = books
+        self.chance = chance
         self._footprint = footprint()
         self._parent = os.getppid()
         self._handles: dict[int, Any] = {}
@@ -95,6 +97,7 @@ class _Worker:
             (2, self._commit_by_dropping),
             (2, self._try),
             (3, self._fail),
+            (2, partial(cross, self)),
             (1, self._fork),
             (5, self._peek),
             (0.5, self._pickle),
@@ -110,30 +113,30 @@ class _Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._handles.clear()
         self._certain.clear()
-        self._logged = self._log.commits()
+        self._logged = self.log.commits()
         with contextlib.suppress(GrtAlreadyExists):
             Grt.init(instance, timeout=_TIMEOUT)
         weights = [weight for weight, _ in self._deeds]
-        while not self._board.stopping and os.getppid() == self._parent:
-            book = self._chance.choice(self._books)
-            (_, deed) = self._chance.choices(self._deeds, weights)[0]
+        while not self.board.stopping and os.getppid() == self._parent:
+            book = self.chance.choice(self.books)
+            (_, deed) = self.chance.choices(self._deeds, weights)[0]
             try:
-                if book.renewed and self._chance.random() < _TURNOVER:
+                if book.renewed and self.chance.random() < _TURNOVER:
                     self._register_anew(book)
                 elif book.kind == "section":
                     self._section(book)
-                elif self._chance.random() < 0.02:
+                elif self.chance.random() < 0.02:
                     self._own()
                 else:
-                    deed(book, self._handle(book))
+                    deed(book, self.handle(book))
             except MutexDestroyed:
                 self._handles.pop(book.number, None)
             except (DaemonUnavailable, KeyNotFound, GrtIsEmpty, KeyExists):
                 pass  # the daemon was just killed, or somebody else registers
             except WdkMutexError as error:
-                self._log.broken("every error has a reason in the storm", error=error, mutex=book.name)
+                self.log.broken("every error has a reason in the storm", error=error, mutex=book.name)
                 self._handles.pop(book.number, None)
-            self._board.count(self._number, "operations")
+            self.board.count(self.number, "operations")
 
     def end(self) -> None:
         """Give everything back, and see that nothing is left."""
@@ -143,12 +146,12 @@ class _Worker:
         gc.collect()
         found = footprint()
         if found[0] != self._footprint[0] or found[1] > self._footprint[1]:
-            self._log.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
-        self._board.count(self._number, "lives ended in order")
+            self.log.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
+        self.board.count(self.number, "lives ended in order")
 
     # --- names
 
-    def _handle(self, book: Book) -> Any:
+    def handle(self, book: Book) -> Any:
         if book.handle is not None:
             return book.handle
         handle = self._handles.get(book.number)
@@ -160,7 +163,7 @@ class _Worker:
                 handle = get(book.name)
             except (KeyNotFound, GrtIsEmpty):
                 if not book.renewed:
-                    self._log.broken("a registered name stays", mutex=book.name)
+                    self.log.broken("a registered name stays", mutex=book.name)
                 self._register(book, checked=True)
                 handle = get(book.name)
             self._handles[book.number] = handle
@@ -168,57 +171,57 @@ class _Worker:
 
     def _register(self, book: Book, *, checked: bool) -> None:
         assert book.ledger is not None
-        value = book.ledger.first(book.name, self._chance.getrandbits(60), self._workers)
+        value = book.ledger.first(book.name, self.chance.getrandbits(60), self._workers)
         register: Callable[[str, Any], object]
         if book.kind == "fast":
             register = Grt.register_fast_mutex_checked if checked else Grt.register_fast_mutex
         else:
             register = Grt.register_kmutex_checked if checked else Grt.register_kmutex
         register(book.name, value)
-        self._board.count(self._number, "registrations")
+        self.board.count(self.number, "registrations")
 
     def _register_anew(self, book: Book) -> None:
-        if self._chance.random() < 0.5:
+        if self.chance.random() < 0.5:
             self._register(book, checked=False)
         else:
             Grt.unregister(book.name)
 
     # --- what is read and written
 
-    def _lock(self, mutex: Any) -> Any:
-        begun, excused = time.monotonic_ns(), self._board.excused()
+    def lock(self, mutex: Any) -> Any:
+        begun, excused = time.monotonic_ns(), self.board.excused()
         guard = mutex.lock(_TIMEOUT)
         self._waited(mutex, begun, excused)
         if guard.abandoned and not guard.is_inner:
-            self._board.count(self._number, "abandoned")
+            self.board.count(self.number, "abandoned")
         return guard
 
     def _waited(self, mutex: Any, begun: int, excused: int) -> None:
-        excused = self._board.excused() - excused
+        excused = self.board.excused() - excused
         waited = time.monotonic_ns() - begun - excused
-        self._board.note_wait(self._number, max(0, waited))
+        self.board.note_wait(self.number, max(0, waited))
         if waited > _LONGEST_WAIT * 1e9:
-            self._log.broken("nobody waits over 2 s", mutex=mutex.name, seconds=waited / 1e9, excused=excused / 1e9)
+            self.log.broken("nobody waits over 2 s", mutex=mutex.name, seconds=waited / 1e9, excused=excused / 1e9)
 
-    def _verify(self, book: Book, value: Any) -> Page | None:
+    def verify(self, book: Book, value: Any) -> Page | None:
         """Read a T and compare it with what is known. None if it is not whole."""
         assert book.ledger is not None
         modulus = book.ledger.modulus
         try:
             page = book.ledger.read(value, book.name)
         except TornError as error:
-            self._log.broken("T is whole, and of the mutex that it was read from", mutex=book.name, found=error)
+            self.log.broken("T is whole, and of the mutex that it was read from", mutex=book.name, found=error)
             return None
         key = (book.number, page.epoch)
         seen = self._seen.get(key, page.commits)
         if any((now - then) % modulus > modulus // 2 for now, then in zip(page.commits, seen, strict=True)):
-            self._log.broken("no commit is undone", mutex=book.name, seen=seen, found=page.commits)
+            self.log.broken("no commit is undone", mutex=book.name, seen=seen, found=page.commits)
         self._seen[key] = page.commits
         logged = self._logged.get(key, 0)
-        ahead = (page.commits[self._number] - logged) % modulus
+        ahead = (page.commits[self.number] - logged) % modulus
         if ahead > (0 if key in self._certain else 1):
-            self._log.broken("T has every commit that returned, and none that did not", mutex=book.name, logged=logged,
-                             found=page.commits[self._number], sure=key in self._certain)  # fmt: skip
+            self.log.broken("T has every commit that returned, and none that did not", mutex=book.name, logged=logged,
+                             found=page.commits[self.number], sure=key in self._certain)  # fmt: skip
         if ahead:
             self._done(book, page)
         self._certain.add(key)
@@ -226,24 +229,24 @@ class _Worker:
 
     def _next(self, book: Book, value: Any) -> tuple[Any, Page] | None:
         """The T of this worker's next commit, and what it says."""
-        page = self._verify(book, value)
+        page = self.verify(book, value)
         if page is None or book.ledger is None:
             return None
         commits = list(page.commits)
-        commits[self._number] = (commits[self._number] + 1) % book.ledger.modulus
+        commits[self.number] = (commits[self.number] + 1) % book.ledger.modulus
         page = Page(page.epoch, tuple(commits))
-        return book.ledger.write(value, book.name, page, self._chance), page
+        return book.ledger.write(value, book.name, page, self.chance), page
 
     def _done(self, book: Book, page: Page) -> None:
-        number = page.commits[self._number]
-        self._log.commit(book.number, page.epoch, number)
+        number = page.commits[self.number]
+        self.log.commit(book.number, page.epoch, number)
         self._logged[book.number, page.epoch] = number
-        self._board.count(self._number, "commits")
+        self.board.count(self.number, "commits")
 
     # --- deeds
 
     def _commit(self, book: Book, mutex: Any) -> None:
-        with self._lock(mutex) as guard:
+        with self.lock(mutex) as guard:
             following = self._next(book, guard.value)
             if following:
                 guard.value = following[0]
@@ -253,13 +256,13 @@ class _Worker:
     def _commit_nested(self, book: Book, mutex: Any) -> None:
         if book.kind != "k":
             return
-        with self._lock(mutex) as outer:
+        with self.lock(mutex) as outer:
             following = self._next(book, outer.value)
-            with self._lock(mutex) as inner:
+            with self.lock(mutex) as inner:
                 if following:
                     inner.value = following[0]
             try:
-                with self._lock(mutex) as inner:
+                with self.lock(mutex) as inner:
                     assert book.ledger is not None
                     inner.value = book.ledger.spoiled(inner.value)
                     raise _OopsError
@@ -269,7 +272,7 @@ class _Worker:
             self._done(book, following[1])
 
     def _commit_twice(self, book: Book, mutex: Any) -> None:
-        with self._lock(mutex) as guard:
+        with self.lock(mutex) as guard:
             following = self._next(book, guard.value)
             if not following:
                 return
@@ -285,7 +288,7 @@ class _Worker:
     def _commit_by_dropping(self, book: Book, mutex: Any) -> None:
         if isinstance(book.ledger, DictLedger):
             return  # an exception amid a change in place would commit the half of it: that is what `with` is for
-        guard = self._lock(mutex)
+        guard = self.lock(mutex)
         following = self._next(book, guard.value)
         self._lost = False
         if following:
@@ -300,21 +303,21 @@ class _Worker:
         guard = mutex.try_lock()
         if guard is not None:
             with guard:
-                self._board.count(self._number, "abandoned", bool(guard.abandoned))
-                self._verify(book, guard.value)
+                self.board.count(self.number, "abandoned", bool(guard.abandoned))
+                self.verify(book, guard.value)
 
     def _fail(self, book: Book, mutex: Any) -> None:
         assert book.ledger is not None
         try:
-            with self._lock(mutex) as guard:
+            with self.lock(mutex) as guard:
                 guard.value = book.ledger.spoiled(guard.value)
                 raise _OopsError
         except _OopsError:
-            self._board.count(self._number, "rollbacks")
+            self.board.count(self.number, "rollbacks")
 
     def _peek(self, book: Book, mutex: Any) -> None:
-        self._verify(book, mutex.peek())
-        self._board.count(self._number, "peeks")
+        self.verify(book, mutex.peek())
+        self.board.count(self.number, "peeks")
 
     def _pickle(self, book: Book, mutex: Any) -> None:
         if book.handle is None:
@@ -322,35 +325,35 @@ class _Worker:
 
     def _own(self) -> None:
         """A mutex of this process alone, which its death leaves in shared memory."""
-        mutex = KMutex(self._chance.randbytes(self._chance.randrange(200)))
+        mutex = KMutex(self.chance.randbytes(self.chance.randrange(200)))
         with mutex.lock() as guard:
             guard.value = value = guard.value * 2
         if mutex.peek() != value:
-            self._log.broken("a commit is seen", mutex="anonymous")
+            self.log.broken("a commit is seen", mutex="anonymous")
 
     def _section(self, book: Book) -> None:
-        section: CriticalSection = self._handle(book)
+        section: CriticalSection = self.handle(book)
         # A Ctrl-C between the two numbers would leave them unequal, as any program's data.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            begun, excused = time.monotonic_ns(), self._board.excused()
+            begun, excused = time.monotonic_ns(), self.board.excused()
             section.enter(_TIMEOUT)
             self._waited(section, begun, excused)
-            left, right = self._board.pair
+            left, right = self.board.pair
             if left != right and not section.abandoned:
-                self._log.broken("a section keeps others out, and tells when its holder died", pair=(left, right))
-            self._board.count(self._number, "abandoned", bool(section.abandoned))
+                self.log.broken("a section keeps others out, and tells when its holder died", pair=(left, right))
+            self.board.count(self.number, "abandoned", bool(section.abandoned))
             number = max(left, right) + 1
-            self._board.set_left(number)
-            if self._chance.random() < 0.5:
+            self.board.set_left(number)
+            if self.chance.random() < 0.5:
                 time.sleep(0.0005)
-            self._board.set_right(number)
+            self.board.set_right(number)
             section.leave()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _fork(self, book: Book, mutex: Any) -> None:
-        with self._lock(mutex) as guard:
+        with self.lock(mutex) as guard:
             following = self._next(book, guard.value)
             # No Ctrl-C here: it would release the lock, and the child would rightly have it.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -367,7 +370,7 @@ class _Worker:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if following:
                 guard.value = following[0]
-        self._board.count(self._number, "forks while holding")
+        self.board.count(self.number, "forks while holding")
         if following:
             self._done(book, following[1])
 
@@ -375,7 +378,7 @@ class _Worker:
         """In a forked child: the parent holds the lock, this process does not."""
         try:
             guard.value  # noqa: B018
-            self._log.broken("a forked child does not own its parent's guard", mutex=book.name)
+            self.log.broken("a forked child does not own its parent's guard", mutex=book.name)
         except NotOwned:
             pass
         try:
@@ -388,5 +391,5 @@ class _Worker:
             while os.getppid() == parent and time.monotonic() < deadline:
                 time.sleep(0.001)
             if os.getppid() == parent:
-                self._log.broken("a forked child cannot have the lock that its parent holds", mutex=book.name)
+                self.log.broken("a forked child cannot have the lock that its parent holds", mutex=book.name)
             del own

@@ -1,0 +1,222 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The wait board: who waits for which lock, written by the waiters and read by everybody; see `board.h`.
+
+Whoever waits in a way of its own writes a record as well: :func:`enter` once it has waited for a while (1 ms is usual),
+:func:`leave` when the wait is over, however it ends. Neither raises anything, waits, or runs Python code; a record is
+never needed for a lock to work.
+
+    ticket = _board.enter(mutex, _board.WAIT_ANY, started)
+    try:
+        ...
+    finally:
+        _board.leave(ticket)
+"""
+
+import time
+from collections import namedtuple
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ._segment cimport Segment, held_since, lock_memory, slot_name
+from ._slot cimport wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
+from ._thread cimport thread_state
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8(object) except NULL
+
+cdef extern from "board.h":
+    enum:
+        WDKM_WAIT_LOCK
+        WDKM_WAIT_ANY
+        WDKM_WAIT_VALUE
+        WDKM_WAIT_TASK
+        WDKM_WAIT_BACK
+        WDKM_RECORDS
+        FUTEX_TID_MASK
+    ctypedef struct wdkm_wait:
+        uint64_t owner
+        uint32_t sequence
+        uint32_t kind
+        uint64_t start
+        int64_t since
+        uint64_t nonce
+        uint64_t generation
+        uint32_t slot
+        char segment[72]
+    ctypedef struct wdkm_board:
+        pass
+    int wdkm_taking_back
+    uint64_t wdkm_start_of(uint32_t)
+    uint32_t wdkm_wait_next(uint32_t, uint64_t, uint32_t, uint64_t, wdkm_wait *)
+    wdkm_board *wdkm_board_mapped
+    int wdkm_board_stays
+    int wdkm_board_watch_forks()
+    void wdkm_board_path(char *, size_t)
+    wdkm_board *wdkm_board_now(uint32_t, int)
+    void wdkm_board_unmap()
+    int wdkm_wait_read(const wdkm_wait *, wdkm_wait *)
+    uint64_t wdkm_wait_note(uint64_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
+    wdkm_wait *wdkm_wait_of(uint64_t, uint32_t)
+    void wdkm_wait_forget(uint64_t, uint32_t)
+    bint wdkm_wait_by(uint64_t, wdkm_wait *, uint32_t *)
+    bint wdkm_slot_of(const char *, uint64_t, uint32_t, uint64_t, wdkm_slot *)
+
+if wdkm_board_watch_forks():
+    raise MemoryError("pthread_atfork: no memory for a fork handler")
+wdkm_board_stays = lock_memory
+
+#: What a waiter waits for: the lock, asleep until it has it; any of several locks; a value; the lock, as a task of a loop;
+#: a lock that it takes back. Only the first and the last are taken for blocked when deadlocks are looked for.
+WAIT_LOCK = WDKM_WAIT_LOCK
+WAIT_ANY = WDKM_WAIT_ANY
+WAIT_VALUE = WDKM_WAIT_VALUE
+WAIT_TASK = WDKM_WAIT_TASK
+WAIT_BACK = WDKM_WAIT_BACK
+
+#: How many waits the board has room for.
+RECORDS = WDKM_RECORDS
+
+Record = namedtuple("Record", "number sequence pid tid start since kind segment nonce slot generation")
+Hold = namedtuple("Hold", "state pid tid acquisitions held_for kind name")
+
+
+cdef uint64_t note_lock(Segment segment, Py_ssize_t index, uint64_t generation, int64_t since, bint back) except? 0:
+    return wdkm_wait_note(thread_state().owner, WDKM_WAIT_BACK if back else WDKM_WAIT_LOCK, since,
+                          PyUnicode_AsUTF8(segment.name), segment.header.nonce, <uint32_t>index, generation)
+
+
+cdef bint takes_back() noexcept:
+    global wdkm_taking_back
+    cdef bint back = wdkm_taking_back
+    wdkm_taking_back = 0
+    return back
+
+
+def taking_back(bint is_so):
+    """Say that the calling thread's next wait for a lock is for one that it had, and cannot go on without: such as the end
+    of Condition.wait(). No DeadlockError comes out of that wait; another thread of the circle is told in its place.
+
+    Say False when the lock is had: it may not have needed a wait.
+    """
+    global wdkm_taking_back
+    wdkm_taking_back = is_so
+
+
+def started(uint32_t pid):
+    """Return the start time of a process in clock ticks since boot, 0 if there is none such, or it cannot be read."""
+    return wdkm_start_of(pid)
+
+
+cdef bint is_noted(uint64_t ticket) noexcept:
+    cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
+    return ticket != 0 and wdkm_board_now(pid, 0) != NULL and wdkm_wait_of(ticket, pid) != NULL
+
+
+cdef void forget(uint64_t ticket) noexcept:
+    wdkm_wait_forget(ticket, <uint32_t>(thread_state().owner >> 32))
+
+
+cdef bint is_waiting(uint64_t owner) noexcept:
+    cdef wdkm_wait found
+    cdef uint32_t number
+    return owner != 0 and wdkm_wait_by(owner, &found, &number)
+
+
+def enter(handle not None, uint32_t kind, int64_t since):
+    """Write down that the calling thread, or a task of it, waits for a mutex.
+
+    Args:
+        handle: of the mutex.
+        kind: WAIT_ANY, WAIT_VALUE or WAIT_TASK; WAIT_LOCK only if the thread can do nothing else before it has the lock.
+        since: when the wait began, as time.monotonic_ns().
+
+    Returns:
+        What :func:`leave` takes; 0, which it takes as well, if there is no board or no room on it.
+    """
+    cdef str segment = handle.segment
+    return wdkm_wait_note(thread_state().owner, kind, since, PyUnicode_AsUTF8(segment), handle.nonce,
+                          handle.slot_index, handle.generation)
+
+
+def leave(uint64_t ticket):
+    """Remove the record, in any thread of the process that made it. In a forked child nothing happens."""
+    forget(ticket)
+
+
+cdef object as_record(uint32_t number, wdkm_wait *wait):
+    return Record(number, wait.sequence, wait.owner >> 32, wait.owner & 0xffffffff, wait.start, wait.since, wait.kind,
+                  (<bytes>(<const char *>wait.segment)).decode("ascii", "replace"), wait.nonce, wait.slot,
+                  wait.generation)
+
+
+def record_of(uint64_t ticket):
+    """Return the :class:`Record` of a ticket, None if it does not stand any more."""
+    cdef wdkm_wait *wait = wdkm_wait_of(ticket, <uint32_t>(thread_state().owner >> 32))
+    cdef wdkm_wait copy
+    return as_record(<uint32_t>ticket, &copy) if wait != NULL and wdkm_wait_read(wait, &copy) else None
+
+
+def record_by(uint32_t pid, uint32_t tid):
+    """Return the :class:`Record` of what a thread waits for, None if it waits for no lock. Of the dead, too."""
+    cdef wdkm_wait found
+    cdef uint32_t number
+    if wdkm_wait_by(<uint64_t>pid << 32 | tid, &found, &number):
+        return as_record(number, &found)
+    return None
+
+
+def records(uint64_t nonce=0, uint32_t slot=0, uint64_t generation=0):
+    """Return all records, or those of one tenant of a slot; of processes that died, too."""
+    cdef wdkm_wait copy
+    cdef uint32_t number = 0
+    found = []
+    wdkm_board_now(<uint32_t>(thread_state().owner >> 32), 0)
+    while True:
+        number = wdkm_wait_next(number, nonce, slot, generation, &copy)
+        if number >= <uint32_t>WDKM_RECORDS:
+            return found
+        found.append(as_record(number, &copy))
+        number += 1
+
+
+def hold_of(str segment not None, uint64_t nonce, uint32_t slot, uint64_t generation):
+    """Return the :class:`Hold` of a tenant of any slot of this user, without mapping it; None if there is none such.
+
+    ``state`` is ``held`` only if the kernel's word and ours name the same thread: not while it is just being acquired
+    or released, nor when its holder has died.
+    """
+    cdef wdkm_slot slot_
+    cdef uint32_t word, tid
+    if not segment.isascii() or not wdkm_slot_of(PyUnicode_AsUTF8(segment), nonce, slot, generation, &slot_):
+        return None
+    word = wdkm_lock_word(&slot_)
+    tid = slot_.owner & 0xffffffff
+    if wdkm_word_abandoned(word):
+        state = "abandoned"
+    elif not wdkm_word_held(word):
+        state = "free"
+    else:
+        state = "held" if word & <uint32_t>FUTEX_TID_MASK == tid else "changing"
+    return Hold(state, slot_.owner >> 32, tid, slot_.acquired_low, seen_for(&slot_), slot_.kind, slot_name(&slot_))
+
+
+cdef object seen_for(wdkm_slot *slot):
+    """Seconds since the hold was first seen by anyone; of a copy of a slot."""
+    cdef int64_t since = held_since(slot)
+    return None if since < 0 else max(0, time.monotonic_ns() // 1000000 - since) / 1000
+
+
+def path():
+    """Return where the board is, as a path."""
+    cdef char found[96]
+    wdkm_board_path(found, sizeof(found))
+    return (<bytes>found).decode()
+
+
+def let_go():
+    """Unmap the board, unless a thread of this process waits. Tells whether it is unmapped."""
+    cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
+    if wdkm_board_mapped != NULL and any(record.pid == pid for record in records()):
+        return False
+    wdkm_board_unmap()
+    return True
