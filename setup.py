@@ -12,6 +12,7 @@ MODULES = [
     "_tenant",
     "_codec",
     "_payload",
+    "_journal",
     "_board",
     "_lock",
     "_handle",
@@ -20,6 +21,9 @@ MODULES = [
     "_guard",
     "_mutex",
     "_section",
+    "_holds",
+    "_together",
+    "_several",
     "_watch",
     "_attach",
     "_wire",
@@ -29,7 +33,7 @@ MODULES = [
 ]
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
-COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board"}
+COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
 
 flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.

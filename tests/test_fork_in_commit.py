@@ -11,7 +11,7 @@ import pytest
 from procs import in_child
 from support import DEADLINE
 
-from wdkmutex_shm import FastMutex, KMutex, NotOwned, data, private, shm
+from wdkmutex_shm import FastMutex, KMutex, NotOwned, _journal, data, journal, lock_all, private, shm
 
 LARGE = b"n" * 300
 HUGE = b"h" * 30000
@@ -58,10 +58,13 @@ class ForkingHandler:
         step: name of the function in ``data`` or ``shm`` around which it comes.
         after: whether it comes after that function has done its work, or before.
         child: what the child does in the handler.
+        module: where that function is, if it is in neither.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str, after: bool, child: Callable[[], None]) -> None:
-        module = shm if hasattr(shm, step) else data
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, step: str, after: bool, child: Callable[[], None], module: Any = None
+    ) -> None:
+        module = module or (shm if hasattr(shm, step) else data)
         real = getattr(module, step)
         self.pid = -1
         self.parent = os.getpid()
@@ -81,9 +84,13 @@ class ForkingHandler:
                 child()
             else:  # the child is through with it before the parent goes on
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+                self.see()
 
         monkeypatch.setattr(module, step, interrupted)
         self._before = signal.signal(signal.SIGUSR1, handle)
+
+    def see(self) -> None:
+        """What the parent does once the child is through."""
 
     def act(self, work: Callable[[], None]) -> int:
         """Do ``work`` in both and return the child's exit code: 0 if NotOwned or SystemExit ended it there."""
@@ -170,3 +177,27 @@ def test_a_repair_is_the_parents(monkeypatch: pytest.MonkeyPatch, child: Callabl
     with mutex.lock(timeout=DEADLINE) as guard:
         assert (guard.value, guard.abandoned) == (b"o", False)
     assert mutex.to_owned() == b"o"
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("child", [goes_on, exits])
+@pytest.mark.parametrize("cls", [FastMutex, KMutex])
+def test_a_publication_of_several_is_the_parents(
+    monkeypatch: pytest.MonkeyPatch, cls: Any, child: Callable[[], None], after: bool
+) -> None:
+    """The fork comes while the journal is made. The child must not even publish ints, where nothing could fail."""
+    mutexes = [cls(0), cls(0)]
+    _journal.forget_journal()
+    handler = ForkingHandler(monkeypatch, "make", after, child, journal)
+    seen = []
+
+    def work() -> None:
+        with lock_all(*mutexes) as guards:
+            for guard in guards:
+                guard.value = 1
+            monkeypatch.setattr(handler, "see", lambda: seen.extend(mutex.peek() for mutex in mutexes))
+
+    assert handler.act(work) == 0
+    assert seen == [0, 0]
+    assert [mutex.peek() for mutex in mutexes] == [1, 1]
+    assert [mutex.owner for mutex in mutexes] == [None, None]

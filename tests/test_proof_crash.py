@@ -91,6 +91,11 @@ def test_instructions_finds_what_is_published_first(operation: str) -> None:
     assert prove("instructions", "--operation", operation, "--seconds", "5", "--first", plant="publish-first")["broken"]
 
 
+@pytest.mark.parametrize("operation", ["lock-all", "lock-all-large"])
+def test_instructions_finds_what_is_published_by_halves(operation: str) -> None:
+    assert prove("instructions", "--operation", operation, "--seconds", "20", plant="no-journal")["broken"]
+
+
 @pytest.mark.parametrize("operation", ["k-commit", "section"])
 def test_instructions_finds_what_is_not_marked_consistent(operation: str) -> None:
     assert prove("instructions", "--operation", operation, "--seconds", "5", "--first", plant="no-consistent")["broken"]

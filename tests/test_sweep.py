@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
 import struct
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
-from procs import Child, Line, in_child, write_shm
+from procs import Child, Line, in_child, state_of, write_shm
 from support import kill, wait_until
 
-from wdkmutex_shm import KMutex, private, shm, sweep
+from wdkmutex_shm import KMutex, identity, private, shm, sweep
 from wdkmutex_shm.names import user_prefix
 
 
@@ -79,6 +81,22 @@ def test_the_next_to_make_a_pool_removes_it() -> None:
 
 def _make_first() -> bool:
     return KMutex(0).peek() == 0
+
+
+def _first_thread_ends(line: Line) -> None:
+    line.say(identity.me().start)
+    threading.Thread(target=line.hear).start()
+    ctypes.CDLL(None).pthread_exit(None)
+
+
+def test_a_process_whose_first_thread_has_ended_is_not_dead() -> None:
+    """Its state is that of a zombie, and its other threads go on."""
+    with Child(_first_thread_ends) as child:
+        start = child.hear()
+        wait_until(lambda: state_of(child.pid) == "Z", "its first thread has ended")
+        assert not identity.is_dead(child.pid, start)
+        os.kill(child.pid, signal.SIGKILL)
+        wait_until(lambda: identity.is_dead(child.pid, start), "it is a zombie")
 
 
 def test_zombie_is_dead() -> None:

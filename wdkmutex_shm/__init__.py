@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from .box import Box as Box
     from .facts import Statistics as Statistics
     from .grt import Grt as Grt
+    from .several import Guards as Guards
+    from .several import SectionGuard as SectionGuard
+    from .several import lock_all as lock_all
+    from .several import lock_any as lock_any
 
 __version__ = "0.1.0"
 
@@ -84,6 +88,7 @@ __all__ = [
     "GrtIsEmpty",
     "GrtIsNull",
     "Guard",
+    "Guards",
     "Holder",
     "InvalidName",
     "Irql",
@@ -101,11 +106,14 @@ __all__ = [
     "PagedPoolAllocFailed",
     "ProtocolError",
     "RuntimeFolderRefused",
+    "SectionGuard",
     "SegmentRefused",
     "Statistics",
     "Waiter",
     "WdkMutexError",
     "current_irql",
+    "lock_all",
+    "lock_any",
     "raise_irql",
     "signal_handler",
 ]
@@ -125,4 +133,8 @@ def __getattr__(name: str) -> Any:
         from .facts import Statistics
 
         return Statistics
+    if name in {"Guards", "SectionGuard", "lock_all", "lock_any"}:
+        from . import several
+
+        return getattr(several, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

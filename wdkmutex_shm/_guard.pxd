@@ -11,6 +11,17 @@ cdef extern from "Python.h":
     ctypedef object (*vectorcallfunc)(object, PyObject *const *, size_t, PyObject *)
 
 
+cdef enum:  # flags of a guard
+    HELD = 1        # this guard has not been released
+    LOADED = 2      # `held` is T
+    SET = 4         # `held` was set: a release commits it
+    INNER_ENCODED = 16  # inner: `before` is msgpack bytes, because a container may be changed in place
+    INNER_LOADED = 32   # flags of the outermost guard when this inner lock was taken
+    INNER_SET = 64
+    NUMBER = 128    # T is an int and `number` is it; always with SET
+    WRITING = 256   # a commit is under way
+
+
 cdef class Guard:
     cdef vectorcallfunc enter_or_exit  # called by `with`, see `_bound.pyx`
     cdef Handle handle
@@ -34,6 +45,9 @@ cdef class Guard:
     cdef int leave(self, bint commit) except -1
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1
     cdef int leave_behind(self) except -1
+    cdef int must_be_only(self) except -1
+    cdef int committed(self) except -1
+    cdef int must_be_at_release_level(self, int level) except -1
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)

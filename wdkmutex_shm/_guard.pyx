@@ -14,12 +14,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ._bound cimport bind_with
 from ._codec cimport T_INT, Codec, Encoded
 from ._handle cimport Handle
+from ._lock cimport nanoseconds
 from ._orphans cimport leave_to, set_actions
 from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
 from ._segment cimport slot_name
 from ._slot cimport wdkm_load64, wdkm_local, wdkm_tell_commit, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
-from .errors import IrqlNotAPCLevel, MutexBusy, NotOwned
+from . import values
+from .errors import AlreadyOwned, IrqlNotAPCLevel, MutexBusy, NotOwned
 
 cdef extern from "Python.h":
     bint PyLong_CheckExact(object)
@@ -29,15 +31,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     KIND_FAST = 1
-
-    HELD = 1        # this guard has not been released
-    LOADED = 2      # `held` is T
-    SET = 4         # `held` was set: a release commits it
-    INNER_ENCODED = 16  # inner: `before` is msgpack bytes, because a container may be changed in place
-    INNER_LOADED = 32   # flags of the outermost guard when this inner lock was taken
-    INNER_SET = 64
-    NUMBER = 128    # T is an int and `number` is it; always with SET
-    WRITING = 256   # a commit is under way
 
 
 cdef bytes encoded_bytes(Codec codec, object value):
@@ -210,11 +203,82 @@ cdef class Guard:
         cdef Guard top = self if self.root is None else self.root
         self.must_hold("commit")
         self.write(top)
+        self.committed()
+
+    cdef int committed(self) except -1:
+        """After a commit that keeps the lock."""
         wdkm_tell_commit(self.handle.slot)
         if self.root is not None:
             # The state to go back to is now the committed one.
             self.before = None
             self.flags &= ~(INNER_ENCODED | INNER_SET | INNER_LOADED)
+        return 0
+
+    def wait_for(self, predicate, object timeout=None):
+        """Commit, then wait with the lock released until the predicate holds for T, and go on with the lock and that T.
+
+        If it holds already for what was committed, the lock is not released. The predicate is as for
+        :meth:`KMutex.lock_when`. After any error but MutexDestroyed the guard holds the lock again, however long that
+        takes, as with ``threading.Condition``; a second Ctrl-C gives that up and leaves the guard released. What
+        :attr:`abandoned` says is of the new acquisition. Containers handed out before are dead after this: read
+        :attr:`value` again.
+
+        IRQL: up to APC, which is where a FastMutex puts its holder.
+
+        Args:
+            timeout: seconds to wait, None for no limit.
+
+        Raises:
+            LockTimeout: no such T was committed in time. The guard holds the lock.
+            AlreadyOwned: this thread has locked the KMutex more than once: T is not finished with. Nothing is released.
+            MutexDestroyed: the mutex is gone. The guard is released.
+            IrqlTooHigh: nothing is committed or released. Anything that :meth:`commit` raises: nothing is released.
+        """
+        cdef wdkm_thread *me = thread_at_level()
+        nanoseconds(timeout)
+        self.must_hold("wait_for")
+        if me.level > APC:
+            refuse_level("wait_for", slot_name(self.handle.slot), me.level, APC)
+        self.must_be_only()
+        return values.wait_in_guard(self, predicate, timeout)
+
+    cdef int must_be_only(self) except -1:
+        cdef Guard top = self if self.root is None else self.root
+        name = slot_name(self.handle.slot)
+        if top.depth != 1 or self.root is not None:
+            raise AlreadyOwned(
+                f"wait_for: this thread holds mutex {name!r} more than once, and others may not change T before all of it "
+                "is released; use the guard of a mutex that was locked once", name=name)
+        if self.flags & WRITING:
+            raise MutexBusy(f"wait_for: a commit of mutex {name!r} is under way, and a signal handler would wait in it",
+                            name=name)
+        return 0
+
+    def _let_go(self):
+        """Release the lock for a while; for the only guard of a hold, whose T is committed. See :meth:`_adopt`."""
+        self.must_hold("wait_for")
+        self.must_be_only()
+        self.flags = 0
+        self.depth = 0
+        self.held = None
+        self.let_go(self, thread_state())
+
+    def _adopt(self, Guard fresh not None):
+        """Hold what another new guard of the same mutex holds; that one holds nothing then."""
+        cdef wdkm_local *local = &self.handle.segment_.local[self.handle.index]
+        fresh.must_hold("wait_for")
+        fresh.must_be_only()
+        self.thread = fresh.thread
+        self.tid = fresh.tid
+        self.dead_pid = fresh.dead_pid
+        self.held = fresh.held
+        self.number = fresh.number
+        self.flags = fresh.flags
+        self.depth = 1
+        fresh.flags = 0
+        fresh.depth = 0
+        if local.root == <void *>fresh:
+            local.root = <void *>self
 
     def rollback(self):
         """Forget what was done to T since the last commit (an inner guard: since its own lock); keep the lock.
@@ -379,12 +443,16 @@ cdef class Guard:
         """
         cdef wdkm_thread *me = thread_at_level()
         self.must_hold("drop_safe")
-        if self.handle.kind == KIND_FAST:
-            if me.level != APC:
-                self.refuse_apc("drop_safe", me.level)
-        elif me.level > DISPATCH:
-            refuse_level("drop_safe", slot_name(self.handle.slot), me.level, DISPATCH)
+        self.must_be_at_release_level(me.level)
         self.finish(True)
+
+    cdef int must_be_at_release_level(self, int level) except -1:
+        if self.handle.kind == KIND_FAST:
+            if level != APC:
+                self.refuse_apc("drop_safe", level)
+        elif level > DISPATCH:
+            refuse_level("drop_safe", slot_name(self.handle.slot), level, DISPATCH)
+        return 0
 
     cdef int leave_behind(self) except -1:
         """Dropped in another thread than its holder's, which alone can unlock: leave it a copy of this guard."""

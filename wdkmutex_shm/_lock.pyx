@@ -22,10 +22,11 @@ from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
+from ._journal cimport settle_note
 from ._board cimport forget, is_noted, is_waiting, note_lock, takes_back
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
+from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
                      wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
                      wdkm_word_abandoned)
@@ -58,18 +59,29 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     """The one place that deals with a dead owner: repair the slot, then mark the mutex consistent.
 
     T needs no repair, because a commit is one store. What can be left behind is the segment of a commit that did not
-    come about. A process killed in here leaves the mutex as it found it, and the next locker does all this again.
+    come about, or the note of several commits that are one, which is settled here. A process killed in here leaves the mutex as it found it, and the next locker does all this again.
     """
     cdef uint64_t serial = thread_state().serial
     slot.abandoned_pid = <uint32_t>(slot.owner >> 32)
     slot.abandoned += 1
     try:
         if wdkm_load64(&slot.generation) % 2 == 1:
-            remove_pending(segment, slot)
+            if slot.pending & WDKM_NOTE:
+                settle_note(segment, slot)
+            else:
+                remove_pending(segment, slot)
     finally:
         if thread_state().serial == serial and not wdkm_planted("no-consistent"):
             pthread_mutex_consistent(&slot.mutex)
     return 0
+
+
+cdef int put_off(wdkm_slot *slot) noexcept:
+    """Release a lock whose slot could not be repaired. A note that is left must be settled before T is used, and only those
+    come by here who do not find the lock free: so let it look as if somebody starved for it."""
+    if slot.pending & WDKM_NOTE:
+        wdkm_add32(&slot.starving, 1)
+    return wdkm_unlock(slot)
 
 
 cdef int serve(wdkm_slot *slot) noexcept nogil:
@@ -230,12 +242,21 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
             take_over(segment, slot)
         except BaseException:
             if thread_state().serial == serial:  # else a signal handler forked, and this is the child
-                wdkm_unlock(slot)
+                put_off(slot)
             raise
     elif code != 0:
         name = slot_name(slot)
         what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
         raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
+    elif slot.pending & WDKM_NOTE:
+        serial = me.serial
+        try:
+            settle_note(segment, slot)
+            serve(slot)
+        except BaseException:
+            if thread_state().serial == serial:
+                put_off(slot)
+            raise
     if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
         wdkm_unlock(slot)
         gone(segment, slot)

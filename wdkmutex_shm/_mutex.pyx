@@ -11,9 +11,10 @@ from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, set
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport (wdkm_acquired, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
+                     wdkm_word_held)
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
-from . import handles
+from . import handles, values
 from .names import KIND_FAST as FAST_WORD
 from .names import KIND_K as K_WORD
 from .types import UNSET
@@ -124,6 +125,72 @@ cdef class Mutex(Handle):
         if got == EXPIRED:
             return None
         return new_guard(self, thread_state(), got == ABANDONED)
+
+    def lock_when(self, predicate, object timeout=None):
+        """Wait until the predicate holds for T and lock, both at once: ``with mutex.lock_when(lambda v: v >= 10) as guard:``
+
+        Nobody has to notify: any commit wakes who waits. The predicate is asked without the lock first, on T as committed,
+        and again with the lock; it is given a T of its own, may be called any number of times, and should only look. One
+        that looks at more than T (the time, say) is asked at least once a second.
+
+        IRQL: as :meth:`lock`.
+
+        Args:
+            predicate: called with T; what it raises is raised here, and nothing is locked then.
+            timeout: seconds to wait, for value and lock together; None for no limit, 0 to not wait.
+
+        Raises:
+            LockTimeout: no such T was committed, or the lock was not free, in time.
+            AlreadyOwned: the calling thread holds the lock: nobody else can change T. Use :meth:`Guard.wait_for`.
+            IrqlTooHigh, MutexDestroyed, MutexDamaged, KeyboardInterrupt while waiting.
+        """
+        self.at_level("lock_when", nanoseconds(timeout) != 0)
+        return values.lock_when(self, predicate, timeout)
+
+    def wait_for(self, predicate, object timeout=None):
+        """Wait until the predicate holds for T, and return that T. Takes no lock; T may be another one by then.
+
+        IRQL, arguments and errors as :meth:`lock_when`, but that a thread that holds the lock may ask with success.
+        """
+        self.at_level("wait_for", nanoseconds(timeout) != 0)
+        return values.wait_for(self, predicate, timeout)
+
+    def wait_for_async(self, predicate, object timeout=None):
+        """As :meth:`wait_for`, for a task of asyncio or Trio, whose loop goes on: ``await mutex.wait_for_async(bool)``.
+
+        At any IRQL. Whoever holds the lock, this thread included: another of its tasks may commit.
+
+        Raises:
+            LockTimeout, MutexDestroyed, MutexDamaged, what the predicate raises, and what cancels the task.
+            RuntimeError: no task runs in this thread.
+        """
+        from .values_async import wait_for
+
+        nanoseconds(timeout)
+        return wait_for(self, predicate, timeout)
+
+    def changes(self, object timeout=None):
+        """Return an iterator over T as it is committed: first the present T, then each time the last one committed.
+
+        Who is slow misses values in between, never the last one. A commit that leaves T equal counts as a change; a
+        release that commits nothing does not. Takes no lock. In a task of asyncio or Trio: ``async for``.
+
+        IRQL: for each step up to APC; with ``async for`` any.
+
+        Args:
+            timeout: seconds to wait for the next commit, after which the iteration ends; None for no limit.
+
+        Raises:
+            MutexDestroyed: from the step that finds the mutex gone.
+            AlreadyOwned: from a step that would wait while the calling thread holds the lock.
+            IrqlTooHigh, MutexDamaged, KeyboardInterrupt: from any step.
+        """
+        nanoseconds(timeout)
+        return values.Changes(self, timeout)
+
+    def _is_mine(self):
+        """Whether the calling thread holds the lock."""
+        return wdkm_load64(&self.slot.owner) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
 
     def peek(self):
         """Return the last committed T without the lock, whoever holds it. Waits for nobody and stops nobody.

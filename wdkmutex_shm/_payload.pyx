@@ -19,8 +19,9 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mm
 
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment, lock_memory, slot_name
-from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_data_header, wdkm_fence_acquire,
-                     wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store64)
+from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_cas64, wdkm_data_header,
+                     wdkm_fence_acquire, wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot,
+                     wdkm_store64, wdkm_thread)
 from ._thread cimport thread_state
 from . import data as data_segments
 from . import shm
@@ -191,11 +192,13 @@ cdef int drop(Segment segment, Py_ssize_t index, int buffer) except -1:
 
 cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1:
     cdef uint64_t serial = thread_state().serial
-    if slot.pending != 0:
-        if slot.pending != slot.data[0] and slot.pending != slot.data[1]:
-            data_segments.discard(segment.prefix, slot.pending)
+    cdef uint64_t found = slot.pending
+    if found != 0:
+        if found != slot.data[0] and found != slot.data[1]:
+            data_segments.discard(segment.prefix, found)
             not_in_child(slot, serial)
-        slot.pending = 0
+        # A signal handler may have released the lock meanwhile, and what is noted now may be another's.
+        wdkm_cas64(&slot.pending, found, 0)
     return 0
 
 
@@ -250,7 +253,7 @@ cdef unsigned char *new_room(Segment segment, Py_ssize_t index, int buffer, uint
     return mapping.base + WDKM_DATA_HEADER
 
 
-cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except -1:
+cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except 0:
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef uint64_t commit = slot.commit
     cdef int buffer = (commit & 1) ^ 1
@@ -272,22 +275,45 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
     if value.body_length:
         memcpy(target + value.head_length, value.body, value.body_length)
     slot.length[buffer] = <uint32_t>size
-    wdkm_store64(&slot.commit, commit + 1)
+    return commit + 1
+
+
+cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except -1:
+    cdef uint64_t serial = thread_state().serial
+    cdef uint64_t commit = prepare(segment, index, generation, value)
+    wdkm_store64(&segment.slots[index].commit, commit)
+    return published(segment, index, value, commit, serial)
+
+
+cdef int published(Segment segment, Py_ssize_t index, const Encoded *value, uint64_t commit, uint64_t serial) except -1:
+    cdef wdkm_slot *slot = &segment.slots[index]
     if slot.data[0] | slot.data[1]:
         try:
-            give_back(segment, index, buffer, size)
+            give_back(segment, index, commit, value.head_length + value.body_length, serial)
         except (OSError, MemoryError):
             pass  # T is published, and what could not be given back now is found by the next commit
     return 0
 
 
-cdef int give_back(Segment segment, Py_ssize_t index, int buffer, uint64_t size) except -1:
+cdef bint still_stands(wdkm_slot *slot, uint64_t commit, uint64_t serial) noexcept:
+    """Whether this thread holds the lock, and this commit is the last. Giving memory back runs Python code: a signal handler in
+    it may commit, release the lock, or fork."""
+    cdef wdkm_thread *me = thread_state()
+    return me.serial == serial and slot.owner == me.owner and slot.commit == commit
+
+
+cdef int give_back(Segment segment, Py_ssize_t index, uint64_t commit, uint64_t size, uint64_t serial) except -1:
     """After a commit: do not keep the memory of a T that was much larger."""
     cdef wdkm_slot *slot = &segment.slots[index]
+    cdef int buffer = commit & 1
     cdef int old = buffer ^ 1
-    if slot.data[buffer] != 0 and size <= WDKM_INLINE and kept_bytes(segment, index, buffer) > KEEP:
+    if still_stands(slot, commit, serial):
+        remove_pending(segment, slot)  # so that drop() runs no Python code before the id has left the buffer
+    if (still_stands(slot, commit, serial) and slot.data[buffer] != 0 and size <= WDKM_INLINE
+            and kept_bytes(segment, index, buffer) > KEEP):
         drop(segment, index, buffer)
-    if slot.data[old] != 0 and max(<uint64_t>slot.length[old], kept_bytes(segment, index, old)) > max(KEEP, 4 * size):
+    if (still_stands(slot, commit, serial) and slot.data[old] != 0
+            and max(<uint64_t>slot.length[old], kept_bytes(segment, index, old)) > max(KEEP, 4 * size)):
         drop(segment, index, old)
     return 0
 

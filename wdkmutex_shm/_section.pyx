@@ -9,7 +9,7 @@ from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
 from ._payload cimport gone
 from ._segment cimport slot_name
-from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
 from . import _board, handles
 from .errors import DeadlockError, DriverMutexError, NotOwned
@@ -38,7 +38,6 @@ cdef class CriticalSection(Handle):
         cdef wdkm_local *local = &self.segment_.local[self.index]
         cdef wdkm_slot *slot = self.slot
         cdef wdkm_thread *me = thread_at_level()
-        cdef int code
         if me.level > APC and (timeout != 0 or me.level > DISPATCH):
             refuse_level("entering", slot_name(slot), me.level, DISPATCH if timeout == 0 else APC)
         if local.thread == me.serial and local.depth != 0:
@@ -46,7 +45,18 @@ cdef class CriticalSection(Handle):
                 gone(self.segment_, slot)
             local.depth += 1
             return True
-        code = attempt(slot)
+        return self.take_first(me, attempt(slot), timeout)
+
+    cdef bint take_now(self, bint starving) except -1:
+        """Enter once more if that needs no waiting. Who starves for it does not let other starving waiters go first."""
+        if not starving or self._is_owned():
+            return self.take(0)
+        return self.take_first(thread_state(), pthread_mutex_trylock(&self.slot.mutex), 0)
+
+    cdef int take_first(self, wdkm_thread *me, int code, int64_t timeout) except -1:
+        """Enter after an attempt at the lock that returned `code`. False when the time was up."""
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        cdef wdkm_slot *slot = self.slot
         if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
             wdkm_acquired(slot, me.owner)
             code = 0

@@ -26,6 +26,11 @@ cdef extern from "slot.h" nogil:
     int ETIMEDOUT
     const uint64_t WDKM_MAGIC
     const uint64_t WDKM_DATA_MAGIC
+    const uint64_t WDKM_JOURNAL_MAGIC
+    const uint64_t WDKM_NOTE
+    enum:
+        WDKM_NOTE_COMMIT
+        WDKM_NOTE_PID
 
     ctypedef struct pthread_mutex_t:
         pass
@@ -82,6 +87,15 @@ cdef extern from "slot.h" nogil:
         uint64_t magic
         uint64_t id
         uint64_t capacity
+        uint64_t creator_start
+        uint64_t pid_namespace
+        uint32_t creator_pid
+        uint32_t layout
+        unsigned char boot_id[16]
+
+    ctypedef struct wdkm_journal:
+        uint64_t magic
+        uint64_t decided
         uint64_t creator_start
         uint64_t pid_namespace
         uint32_t creator_pid

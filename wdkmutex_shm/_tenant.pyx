@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
+from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
                      wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_tell_end,
                      wdkm_unlock, wdkm_word_abandoned, wdkm_word_held)
 from collections import namedtuple
@@ -172,7 +172,8 @@ def empty(Segment segment not None, Py_ssize_t index):
             data_segments.discard(segment.prefix, slot.data[buffer])
             slot.data[buffer] = 0
     if slot.pending != 0:
-        data_segments.discard(segment.prefix, slot.pending)
+        if not slot.pending & WDKM_NOTE:
+            data_segments.discard(segment.prefix, slot.pending)
         slot.pending = 0
 
 

@@ -122,6 +122,13 @@ cdef int refuse_level(str operation, object name, int level, int limit) except -
     )
 
 
+def must_allow(str operation, object name, int limit):
+    """Raise IrqlTooHigh if the calling thread's IRQL is above ``limit``; for what is written in Python."""
+    cdef wdkm_thread *me = thread_at_level()
+    if me.level > limit:
+        refuse_level(operation, name, me.level, limit)
+
+
 def current_level():
     """Return the effective IRQL of the calling thread as an int."""
     return thread_at_level().level

@@ -54,8 +54,8 @@ class DataHeader(NamedTuple):
 
 
 def new_id() -> int:
-    """Return a random id for a data segment, never 0."""
-    return int.from_bytes(os.urandom(8), "little") | 1
+    """Return a random id for a data segment: never 0, and without the bit that makes a note of it (`slot.h`)."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 | 1
 
 
 def capacity_for(length: int) -> int:

@@ -69,6 +69,8 @@ def me() -> Identity:
 def is_dead(pid: int, start: int) -> bool:
     """Tell whether the process is proved dead: no such pid, another start time, or a zombie.
 
+    A zombie has one thread. Where the first thread has ended before others the state is the same, but those still run.
+
     Only for processes of this boot and this pid namespace; the caller checks that first.
     """
     try:
@@ -79,7 +81,7 @@ def is_dead(pid: int, start: int) -> bool:
     except OSError:
         return False
     rest = fields[fields.rindex(b")") + 2 :].split()
-    return int(rest[19]) != start or rest[0] in (b"Z", b"X")
+    return int(rest[19]) != start or rest[0] == b"X" or (rest[0] == b"Z" and int(rest[17]) <= 1)
 
 
 def command_of(pid: int) -> str:

@@ -42,7 +42,7 @@
 
 #define WDKM_MAGIC UINT64_C(0x314d4853584d4b57) /* "WKMXSHM1" */
 #define WDKM_DATA_MAGIC UINT64_C(0x314154414d4b57) /* "WKMATA1" */
-#define WDKM_LAYOUT 2u
+#define WDKM_LAYOUT 3u
 #define WDKM_INLINE 72
 #define WDKM_NAME 104
 #define WDKM_LABEL 20
@@ -80,7 +80,7 @@ typedef struct {
     unsigned char payload[2][WDKM_INLINE];
 
     uint64_t first_commit; /* commit word when the tenant moved in */
-    uint64_t pending; /* id of a data segment in the making */
+    uint64_t pending; /* id of a data segment in the making; or a note, see wdkm_journal */
     uint64_t seen;    /* first sight of the present hold: low 24 bits of acquisitions << 40 | milliseconds since boot */
     uint32_t contended;
     uint32_t abandoned;
@@ -150,6 +150,32 @@ typedef struct {
     int unused;
 } wdkm_thread;
 
+/* Several slots published as one. Each process that does that has a journal; a slot's `pending` then holds a note instead of a
+ * data segment's id: WDKM_NOTE, the low bit of the commit word that is to come, and pid and start time of the process, which
+ * name its journal. In this order, with no call in between:
+ *
+ *   every buffer that is not current is written; every slot gets its note; `decided` becomes 1 (this store publishes all);
+ *   every commit word is raised; every note is cleared; `decided` becomes 0.
+ *
+ * A note that outlives its process is settled by whoever takes the lock over: the commit word is raised if the journal is
+ * decided and the word's low bit is not yet the one in the note, and left as it is otherwise.
+ */
+#define WDKM_NOTE (UINT64_C(1) << 63)
+#define WDKM_NOTE_COMMIT 62 /* where in a note the low bit of the commit word is */
+#define WDKM_NOTE_PID 40    /* where the pid begins, which is below 2**22; the start time is below it */
+#define WDKM_JOURNAL_MAGIC UINT64_C(0x314c4e4a4d4b57) /* "WKMJNL1" */
+
+typedef struct {
+    uint64_t magic; /* published last */
+    uint64_t decided;
+    uint64_t creator_start;
+    uint64_t pid_namespace;
+    uint32_t creator_pid;
+    uint32_t layout;
+    unsigned char boot_id[16];
+} wdkm_journal;
+
+_Static_assert(sizeof(wdkm_journal) == 56, "journal");
 _Static_assert(sizeof(wdkm_slot) == 448, "slot size");
 _Static_assert(sizeof(pthread_mutex_t) <= 48, "pthread_mutex_t outgrew its room");
 _Static_assert(offsetof(wdkm_slot, owner) == 48, "lock line");

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Set
 
-from . import _board, data, identity, shm
+from . import _board, data, identity, journal, shm
 from ._segment import Segment, attached_segments
 from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
@@ -115,7 +115,7 @@ def leave_board() -> None:
 
 
 def dead_private_pools() -> list[str]:
-    """Remove the private pools of dead processes, and wait boards, that nobody uses. Returns the segments removed."""
+    """Remove the private pools of dead processes, journals and wait boards that nobody uses. Returns their names."""
     removed = unused_boards()
     me = identity.me()
     own = private_prefix(*me, identity.image())
@@ -123,7 +123,7 @@ def dead_private_pools() -> list[str]:
         # This very process may have left one as well: the program that it ran before an exec did.
         if prefix != own and (maker == me or identity.is_dead(*maker)):
             removed += _remove(shm.listing(prefix + "."))
-    return removed
+    return removed + journal.sweep()
 
 
 def leave_private_pools() -> None:

@@ -22,6 +22,8 @@ from wdkmutex_shm import (
     Statistics,
     Waiter,
     current_irql,
+    lock_all,
+    lock_any,
     raise_irql,
     signal_handler,
 )
@@ -108,3 +110,25 @@ with raise_irql(Irql.DISPATCH):
 
 def takes_any(mutex: KMutex[Any]) -> FastMutex[int]:
     return FastMutex(mutex.peek(), type=int)
+
+
+def waiting(mutex: FastMutex[int], names: KMutex[list[str]], section: CriticalSection) -> None:
+    with mutex.lock_when(lambda value: value > 1, timeout=1.0) as guard:
+        assert_type(guard, Guard[int])
+        guard.wait_for(lambda value: value > 2)
+    assert_type(names.wait_for(len), list[str])
+    for value in names.changes(timeout=None):
+        assert_type(value, list[str])
+    with lock_all(mutex, names, timeout=5) as (number, strings):
+        assert_type(number, Guard[int])
+        assert_type(strings, Guard[list[str]])
+    with lock_all(mutex, section) as guards:
+        assert_type(guards, tuple[Any, ...])
+    index, _ = lock_any(mutex, section)
+    assert_type(index, int)
+
+
+async def waiting_in_a_loop(mutex: FastMutex[int]) -> None:
+    assert_type(await mutex.wait_for_async(bool, timeout=1), int)
+    async for value in mutex.changes():
+        assert_type(value, int)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from benchmark.model import Row
-from benchmark.rows import calls, contended, daemon, death, fairness, processes, values
+from benchmark.rows import calls, contended, daemon, death, fairness, processes, values, waiting
 
 __all__ = ["ROWS"]
 
-_ALL = [row for module in (calls, values, contended, fairness, death, daemon, processes) for row in module.ROWS]
+_ALL = [
+    row for module in (calls, values, contended, fairness, death, daemon, processes, waiting) for row in module.ROWS
+]
 
-ROWS: dict[str, Row] = {row.id: row for row in sorted(_ALL, key=lambda row: int(row.id[1:]))}
+ROWS: dict[str, Row] = {row.id: row for row in sorted(_ALL, key=lambda row: (row.id[0], int(row.id[1:])))}
 """All rows, in the order in which they are measured."""

@@ -19,6 +19,7 @@ from ..scenes import Scene
 from ..scenes.daemon import CHANGES, DaemonScene
 from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
 from ..scenes.pools import CreationScene, SweepScene
+from ..scenes.several import TRANSFERS, SeveralScene
 from ..stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
 
 _LONGEST = 4_000_000
@@ -32,6 +33,7 @@ _REACHED = ("where it was meant", "at the end", "after its own end", "at the nex
 SCENES: dict[str, Callable[[Proof, Stepper], Scene]] = {
     **{operation.name: functools.partial(MutexScene, operation=operation) for operation in OPERATIONS},
     SectionScene.name: SectionScene,
+    **{transfer.name: functools.partial(SeveralScene, transfer=transfer) for transfer in TRANSFERS},
     CreationScene.name: CreationScene,
     SweepScene.name: SweepScene,
     **{change.name: functools.partial(DaemonScene, change=change) for change in CHANGES},

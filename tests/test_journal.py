@@ -1,0 +1,354 @@
+"""Several mutexes are published as one: whatever store their holder was killed after, all are published or none."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from procs import Child, Line, Worker, read_shm, slot_offset, wait_until, write_shm
+
+from wdkmutex_shm import (
+    FastMutex,
+    Grt,
+    KMutex,
+    LockTimeout,
+    PagedPoolAllocFailed,
+    _journal,
+    journal,
+    lock_all,
+    shm,
+    sweep,
+)
+from wdkmutex_shm.identity import start_time
+from wdkmutex_shm.names import user_prefix
+
+COMMIT_AT, LENGTH_AT, PENDING_AT, PAYLOAD_AT, INLINE = 72, 88, 280, 128, 72
+OLD, NEW = 10, 20
+
+
+@pytest.fixture(params=[KMutex, FastMutex])
+def cls(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def word(mutex: Any, field: int) -> int:
+    (found,) = struct.unpack("=Q", read_shm(mutex.segment, slot_offset(mutex, field), 8))
+    return int(found)
+
+
+def store(mutex: Any, field: int, value: int) -> None:
+    write_shm(mutex.segment, slot_offset(mutex, field), struct.pack("=Q", value))
+
+
+def journal_of(pid: int) -> str:
+    start = start_time(pid)
+    assert start is not None
+    return f"{user_prefix()}@{pid}.{start}.00000000.j"
+
+
+def _publish_once_and_hold(line: Line, mutexes: list[Any]) -> None:
+    with lock_all(*mutexes) as guards:
+        for guard in guards:
+            guard.value = OLD
+    with lock_all(*mutexes):
+        line.say()
+        line.hear()
+
+
+def steps(mutexes: list[Any], pid: int) -> Iterator[Any]:
+    """The stores of a publication, one by one, as `slot.h` has their order."""
+    note = _journal.NOTE | pid << _journal.NOTE_PID | (start_time(pid) or 0)
+    for mutex in mutexes:
+        coming = word(mutex, COMMIT_AT) + 1 & 1
+        yield lambda mutex=mutex, coming=coming: store(mutex, PENDING_AT, note | coming << _journal.NOTE_COMMIT)
+    yield lambda: write_shm(journal_of(pid), 8, struct.pack("=Q", 1))
+    for mutex in mutexes:
+        yield lambda mutex=mutex: store(mutex, COMMIT_AT, word(mutex, COMMIT_AT) + 1)
+    for mutex in mutexes:
+        yield lambda mutex=mutex: store(mutex, PENDING_AT, 0)
+    yield lambda: write_shm(journal_of(pid), 8, struct.pack("=Q", 0))
+
+
+def die_after(mutexes: list[Any], done: int) -> Child:
+    """A process that is killed after so many stores of publishing NEW in all of the mutexes."""
+    child = Child(_publish_once_and_hold, mutexes)
+    child.hear()
+    for mutex in mutexes:
+        buffer = word(mutex, COMMIT_AT) + 1 & 1
+        write_shm(mutex.segment, slot_offset(mutex, PAYLOAD_AT + INLINE * buffer), bytes([NEW]))
+        write_shm(mutex.segment, slot_offset(mutex, LENGTH_AT + 4 * buffer), struct.pack("=I", 1))
+    for step in itertools.islice(steps(mutexes, child.pid), done):
+        step()
+    child.kill()
+    return child
+
+
+COUNT = 3
+STEPS = 3 * COUNT + 2
+
+
+@pytest.mark.parametrize("done", range(STEPS + 1))
+@pytest.mark.parametrize("first", range(COUNT))
+def test_killed_after_each_store(cls: Any, done: int, first: int) -> None:
+    """Whoever comes first to which of them: all are as they were, or all are new."""
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with die_after(mutexes, done) as child:
+        name = f"{user_prefix()}@{child.pid}."
+        expected = NEW if done > COUNT else OLD
+        with mutexes[first].lock(timeout=30) as guard:
+            assert guard.abandoned_by == child.pid
+            assert guard.value == expected
+        sweep.dead_private_pools()  # does not take away what the others need
+        with lock_all(*mutexes) as guards:
+            assert [guard.value for guard in guards] == [expected] * COUNT
+            assert [word(mutex, PENDING_AT) for mutex in mutexes] == [0] * COUNT
+            for guard in guards:
+                guard.value += 1
+        assert [mutex.peek() for mutex in mutexes] == [expected + 1] * COUNT
+        wait_until(lambda: sweep.dead_private_pools() is None or not shm.listing(name), "its journal is removed")
+
+
+@pytest.mark.parametrize("form", ["lock_when", "wait_for", "changes", "wait_for_async"])
+def test_who_waits_for_what_the_dead_had_decided(cls: Any, form: str) -> None:
+    """Nobody else locks the mutex, so the commit is finished by those who wait for it."""
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with Worker(_waits, mutexes[-1], form) as waiter, die_after(mutexes, COUNT + 2) as child:
+        waiter.hear()
+        wait_until(lambda: not _alive(child), "the holder is dead")
+        assert waiter.hear() == NEW
+    assert [mutex.lock().value for mutex in mutexes] == [NEW] * COUNT
+
+
+def _alive(child: Child) -> bool:
+    return os.path.exists(f"/proc/{child.pid}")
+
+
+def _waits(line: Line, mutex: Any, form: str) -> None:
+    line.say()
+    if form == "lock_when":
+        with mutex.lock_when(lambda value: value == NEW, timeout=30) as guard:
+            line.say(guard.value)
+    elif form == "wait_for":
+        line.say(mutex.wait_for(lambda value: value == NEW, timeout=30))
+    elif form == "wait_for_async":
+        line.say(asyncio.run(mutex.wait_for_async(lambda value: value == NEW, timeout=30)))
+    else:
+        line.say(next(value for value in mutex.changes(timeout=30) if value == NEW))
+
+
+def test_the_journal_of_a_dead_process_stays_as_long_as_it_is_needed(cls: Any) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with die_after(mutexes, COUNT + 2) as child:
+        left = shm.listing(f"{user_prefix()}@{child.pid}.")
+        assert len(left) == 1
+        for mutex in mutexes:
+            journal._next_search.clear()
+            assert journal.sweep() == []
+            with mutex.lock() as guard:
+                assert guard.value == NEW
+        journal._next_search.clear()
+        assert journal.sweep() == left
+
+
+def test_an_undecided_journal_of_a_dead_process_is_removed_at_once(cls: Any) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with die_after(mutexes, COUNT) as child:
+        left = shm.listing(f"{user_prefix()}@{child.pid}.")
+        assert len(left) == 1
+        assert journal.sweep() == left
+        with lock_all(*mutexes) as guards:
+            assert [guard.value for guard in guards] == [OLD] * COUNT
+
+
+def test_who_cannot_read_the_journal_leaves_it_to_others(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    read = journal.decided
+
+    def no_descriptor(*_: Any) -> bool:
+        raise PagedPoolAllocFailed("no descriptor is free")
+
+    with die_after(mutexes, COUNT + 2):
+        monkeypatch.setattr(journal, "decided", no_descriptor)
+        for _ in range(2):
+            for mutex in mutexes:
+                with pytest.raises((PagedPoolAllocFailed, LockTimeout)):
+                    mutex.lock(timeout=0)
+                with pytest.raises(PagedPoolAllocFailed):
+                    mutex.lock()
+                assert mutex.owner is None
+        monkeypatch.setattr(journal, "decided", read)
+        with lock_all(*mutexes, timeout=30) as guards:
+            assert [guard.value for guard in guards] == [NEW] * COUNT
+        with lock_all(*mutexes, timeout=30) as guards:
+            assert [guard.value for guard in guards] == [NEW] * COUNT
+
+
+@pytest.mark.usefixtures("grt")
+def test_a_noted_mutex_that_is_destroyed() -> None:
+    named = [Grt.register_fast_mutex(f"n{number}", 0) for number in range(COUNT)]
+    with die_after(named, COUNT + 2):
+        Grt.unregister("n0")
+        again = Grt.register_fast_mutex("n0", 7)
+        with lock_all(again, named[1], named[2]) as guards:
+            assert [guard.value for guard in guards] == [7, NEW, NEW]
+
+
+# --- the real thing ---
+
+
+def _transfers(line: Line, accounts: list[Any], seed: int) -> None:
+    chance = random.Random(seed)
+    line.say()
+    while True:
+        picked = chance.sample(accounts, chance.randint(2, len(accounts)))
+        with lock_all(*picked) as guards:
+            for guard in guards[1:]:
+                amount = chance.randint(-5, 5)
+                guards[0].value -= amount
+                guard.value += amount
+
+
+def test_money_is_neither_made_nor_lost(cls: Any) -> None:
+    """Processes that move money are killed at any instant; the sum, read under all of the locks, stays what it was."""
+    chance = random.Random(3)
+    accounts = [cls(100) for _ in range(4)]
+    children = [Child(_transfers, accounts, seed) for seed in range(2)]
+    try:
+        for child in children:
+            child.hear()
+        for seed in range(25):
+            victim = chance.randrange(len(children))
+            wait_until(lambda: _moves(accounts), "somebody works")
+            with children[victim] as child:
+                child.kill()
+            children[victim] = Child(_transfers, accounts, 100 + seed)
+            children[victim].hear()
+            with lock_all(*accounts, timeout=30) as guards:
+                assert sum(guard.value for guard in guards) == 400
+    finally:
+        for child in children:
+            child.__exit__(None, None, None)
+    with lock_all(*accounts, timeout=30) as guards:
+        assert sum(guard.value for guard in guards) == 400
+
+
+def _moves(accounts: list[Any]) -> bool:
+    before = [word(account, COMMIT_AT) for account in accounts]
+    return [word(account, COMMIT_AT) for account in accounts] != before
+
+
+# --- the journal itself ---
+
+
+def _journals(pid: int) -> list[str]:
+    return [name for name in shm.listing(f"{user_prefix()}@{pid}.") if name.endswith(".j")]
+
+
+def _life(line: Line, mutexes: list[Any]) -> None:
+    seen = [len(_journals(os.getpid()))]
+    with lock_all(*mutexes):
+        pass
+    with lock_all(*mutexes) as guards:
+        guards[0].value += 1
+    seen.append(len(_journals(os.getpid())))
+    for _ in range(2):
+        with lock_all(*mutexes) as guards:
+            for guard in guards:
+                guard.value += 1
+        seen.append(len(_journals(os.getpid())))
+    line.say(seen)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_has_one_from_the_first_need_to_its_end(cls: Any, method: str) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with Child(_life, mutexes, method=method) as child:
+        assert child.hear() == [0, 0, 1, 1]
+        assert child.end() == 0
+        assert _journals(child.pid) == []
+
+
+def test_a_forked_child_makes_its_own(cls: Any) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    for _ in range(2):
+        with lock_all(*mutexes) as guards:
+            for guard in guards:
+                guard.value += 1
+        assert len(_journals(os.getpid())) == 1
+        with Child(_life, mutexes) as child:
+            assert child.hear() == [0, 0, 1, 1]
+            assert child.end() == 0
+    assert len(_journals(os.getpid())) == 1
+
+
+_ENDS_IN_A_PUBLICATION = """
+import atexit, os, threading
+from wdkmutex_shm import KMutex, data, lock_all, shm
+
+published, stays, ending = threading.Event(), threading.Event(), threading.Event()
+atexit.register(lambda: (ending.set(), published.wait(60)))  # runs after the journal is taken away
+a, b = KMutex(b"", type=bytes), KMutex(b"", type=bytes)
+real = data.make
+
+def make(*args):
+    data.make = real
+    stays.set()
+    ending.wait(60)
+    return real(*args)
+
+def work():
+    with lock_all(a, b) as guards:
+        guards[0].value, guards[1].value = b"1" * 5000, b"2"
+        data.make = make
+    print(len(a.peek()), len(b.peek()), flush=True)
+    published.set()
+
+threading.Thread(target=work, daemon=True).start()
+stays.wait(60)
+"""
+
+
+def test_a_publication_while_the_interpreter_ends() -> None:
+    """A daemon thread is in one when the journal is taken away."""
+    code = [sys.executable, "-c", _ENDS_IN_A_PUBLICATION]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5000 1\n", "")
+    sweep.dead_private_pools()
+
+
+def test_no_room_for_the_journal(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutexes = [cls(0) for _ in range(COUNT)]
+    _journal.forget_journal()
+
+    def refuse(*_: Any) -> Any:
+        raise PagedPoolAllocFailed("no room")
+
+    monkeypatch.setattr(journal, "make", refuse)
+    with pytest.raises(PagedPoolAllocFailed), lock_all(*mutexes) as guards:
+        for guard in guards:
+            guard.value += 1
+    assert [mutex.peek() for mutex in mutexes] == [0] * COUNT
+    with lock_all(*mutexes) as guards:
+        guards[1].value = 5  # one alone needs none
+    monkeypatch.undo()
+    with lock_all(*mutexes) as guards:
+        for guard in guards:
+            guard.value += 1
+    assert [mutex.peek() for mutex in mutexes] == [1, 6, 1]
+
+
+def test_the_names_of_journals() -> None:
+    note = _journal.NOTE | 4194303 << _journal.NOTE_PID | 2**40 - 1
+    for bit in (0, 1):
+        name = journal.name_of(note | bit << _journal.NOTE_COMMIT, "/wdkm.0.")
+        assert name == f"/wdkm.0.@4194303.{2**40 - 1}.00000000.j"
+    assert journal.user_of("/wdkm.1000.@1.2.3") == "/wdkm.1000."
+    assert journal.user_of("/wdkm.1000.default") == "/wdkm.1000."

@@ -1,0 +1,177 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Several T published together: all of them or none, whatever fails and whenever the process is killed.
+
+Three steps: every T is encoded; then each is written into its buffer that is not current; then all commit words are stored,
+with nothing in between that could fail. What a process leaves that is killed among these stores is settled by means of
+its journal, see `_journal.pyx`.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from ._codec cimport Codec, Encoded, wdkm_encode_int
+from ._guard cimport HELD, LOADED, NUMBER, SET, WRITING, Guard
+from ._handle cimport Handle
+from ._journal cimport decide, has_journal, journal_for
+from ._payload cimport current_equals, not_in_child, prepare, published, remove_pending
+from ._segment cimport slot_name
+from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_slot, wdkm_store64, wdkm_thread
+from ._thread cimport before_fork, thread_state
+from .errors import MutexBusy
+
+
+cdef Guard to_write(Guard guard, wdkm_thread *me):
+    """The guard whose T must be published with this one, if there may be anything to publish; else None."""
+    cdef Guard top
+    if not guard.flags & HELD:
+        return None
+    if guard.thread != me.serial:
+        if not before_fork(guard.thread):
+            guard.must_hold("leaving lock_all")
+        return None
+    top = guard if guard.root is None else guard.root
+    if top.flags & SET or (top.flags & LOADED and top.handle.codec.mutable):
+        return top
+    return None
+
+
+cdef bint encode(Guard top, uint32_t was, Encoded *encoded, list keep) except -1:
+    """Encode the T of a guard. False for a container that did not change."""
+    cdef Codec codec = top.handle.codec
+    if was & NUMBER:
+        encoded.head_length = wdkm_encode_int(top.number, encoded.head)
+        encoded.body = NULL
+        encoded.body_length = 0
+        return True
+    keep.append(codec.encode_into(top.held, encoded))
+    if not was & SET:
+        if current_equals(top.handle.segment_, top.handle.index, encoded):
+            return False
+        if codec.frozen:
+            codec.check(top.held)
+    return True
+
+
+cdef int have_journal(PyObject **tops, Py_ssize_t count, uint64_t serial) except -1:
+    """Have a journal, and be in the process still that began this: making it runs Python code."""
+    cdef Py_ssize_t at
+    if count > 1:
+        while True:
+            for at in range(count):
+                journal_for((<Guard>tops[at]).handle.segment_)
+            not_in_child((<Guard>tops[0]).handle.slot, serial)
+            if has_journal():
+                break
+    return 0
+
+
+cdef int publish_all(PyObject **tops, Py_ssize_t count) except -1:
+    """Publish the T of each of these guards, together. After an error no T was published, and all are as before."""
+    cdef uint32_t was[MOST]
+    cdef bint dirty[MOST]
+    cdef uint64_t commits[MOST]
+    cdef Encoded encoded[MOST]
+    cdef Guard top
+    cdef Py_ssize_t at
+    cdef Py_ssize_t begun = 0
+    cdef list keep = []
+    cdef bint done = False
+    cdef uint64_t serial = thread_state().serial
+    have_journal(tops, count, serial)
+    if publish_numbers(tops, count):
+        return 0
+    try:
+        for at in range(count):
+            top = <Guard>tops[at]
+            if top.flags & WRITING:
+                name = slot_name(top.handle.slot)
+                raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler asked for another; T stands",
+                                name=name)
+            was[at] = top.flags & (SET | NUMBER)
+            # What a signal handler sets while this writes is not part of it, and stays to be committed.
+            top.flags = top.flags & ~(SET | NUMBER) | WRITING
+            begun = at + 1
+            dirty[at] = encode(top, was[at], &encoded[at], keep)
+        write_together(tops, dirty, encoded, commits, count, serial)
+        done = True
+    finally:
+        for at in range(begun):
+            top = <Guard>tops[at]
+            top.flags &= ~WRITING
+            if not done:
+                top.flags |= was[at]
+    for at in range(count):
+        top = <Guard>tops[at]
+        if dirty[at]:
+            published(top.handle.segment_, top.handle.index, &encoded[at], commits[at], serial)
+    return 0
+
+
+cdef bint publish_numbers(PyObject **tops, Py_ssize_t count) noexcept:
+    """The whole of publish_all() where each T is an int that was set; False, with nothing done, where that does not do."""
+    cdef wdkm_slot *slots[MOST]
+    cdef uint64_t commits[MOST]
+    cdef wdkm_slot *slot
+    cdef Py_ssize_t at
+    cdef int buffer
+    for at in range(count):
+        slots[at] = slot = (<Guard>tops[at]).handle.slot
+        if ((<Guard>tops[at]).flags & (NUMBER | WRITING) != NUMBER or slot.data[0] | slot.data[1] | slot.pending != 0
+                or wdkm_load64(&slot.generation) != (<Guard>tops[at]).handle.generation_):
+            return False
+    wdkm_fence_release()
+    for at in range(count):
+        slot = slots[at]
+        commits[at] = slot.commit + 1
+        buffer = commits[at] & 1
+        slot.length[buffer] = wdkm_encode_int((<Guard>tops[at]).number, slot.payload[buffer])
+    store_commits(slots, commits, count)
+    for at in range(count):
+        (<Guard>tops[at]).flags &= ~(SET | NUMBER)
+        # The next to read it may well be this process.
+        (<Guard>tops[at]).handle.number = (<Guard>tops[at]).held
+        (<Guard>tops[at]).handle.number_commit = commits[at]
+    return True
+
+
+cdef int write_together(PyObject **tops, const bint *dirty, const Encoded *encoded, uint64_t *commits, Py_ssize_t count,
+                        uint64_t serial) except -1:
+    """Write and publish those that are dirty, and fill in the commit word of each."""
+    cdef wdkm_slot *slots[MOST]
+    cdef uint64_t words[MOST]
+    cdef Py_ssize_t at
+    cdef Py_ssize_t found = 0
+    cdef Handle handle
+    cdef bint again = True
+    while again:
+        found = 0
+        for at in range(count):
+            if dirty[at]:
+                handle = (<Guard>tops[at]).handle
+                not_in_child(handle.slot, serial)
+                slots[found] = handle.slot
+                words[found] = prepare(handle.segment_, handle.index, handle.generation_, &encoded[at])
+                commits[at] = words[found]
+                remove_pending(handle.segment_, handle.slot)
+                found += 1
+        again = False
+        for at in range(found):
+            not_in_child(slots[at], serial)
+            # Making room runs Python code, and a signal handler in it may have committed an int of its own.
+            if slots[at].commit + 1 != words[at] or slots[at].pending != 0:
+                again = True
+        # And meanwhile the interpreter may have begun to end, which takes the journal away.
+        if found > 1 and not has_journal():
+            have_journal(tops, count, serial)
+            again = True
+    store_commits(slots, words, found)
+    return 0
+
+
+cdef void store_commits(wdkm_slot **slots, const uint64_t *commits, Py_ssize_t count) noexcept:
+    """Publish what was written. No Python code runs in here."""
+    cdef Py_ssize_t at
+    if count > 1:
+        decide(slots, commits, count)
+    elif count == 1:
+        wdkm_store64(&slots[0].commit, commits[0])

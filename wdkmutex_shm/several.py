@@ -1,0 +1,83 @@
+"""Any one of several mutexes: ``lock_any``. All of them is ``lock_all``, in `_several.pyx`.
+
+A waiter looks at all of the locks, asks to be told of the release of each, looks again, and sleeps on all of them at
+once. A holder's death is told by nobody, so it looks for itself after :data:`LONGEST_SLEEP`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from ._holds import SectionGuard
+from ._several import Guards, check_several, lock_all, take_any
+from ._watch import ON_RELEASE, served, sleep_any, starve, watch
+from .errors import LockTimeout
+from .values import Deadline
+
+if TYPE_CHECKING:
+    from ._guard import Guard
+    from ._mutex import Mutex
+    from ._section import CriticalSection
+
+__all__ = ["Guards", "SectionGuard", "lock_all", "lock_any"]
+
+#: Seconds after which a waiter looks for itself.
+LONGEST_SLEEP = 0.05
+#: Seconds of waiting after which a waiter is served next.
+STARVING_AFTER = 0.001
+
+_calls = itertools.count()
+
+
+def lock_any(
+    *mutexes: Mutex[Any] | CriticalSection, timeout: float | None = None
+) -> tuple[int, Guard[Any] | SectionGuard]:
+    """Wait until one of the mutexes is free, lock it, and return its index and its guard.
+
+    When several are free it is the turn of each of them to be taken first, from call to call, so that none of
+    them is neglected.
+    Who has waited for a millisecond is served before newcomers, by each of them. A KMutex that the thread holds
+    is free to it, and gives an inner guard. A CriticalSection is entered and gives a SectionGuard.
+
+    IRQL: up to APC; with ``timeout=0`` what ``try_lock`` of each allows.
+
+    Args:
+        mutexes: from 1 to 64 (MAXIMUM_WAIT_OBJECTS) KMutexes, FastMutexes and CriticalSections, none of them twice.
+        timeout: seconds to wait, None for no limit, 0 to not wait.
+
+    Raises:
+        LockTimeout: none was free in time.
+        AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them is gone.
+        IrqlTooHigh, ValueError, TypeError: checked before anything is locked.
+        KeyboardInterrupt, or what a signal handler raises, while waiting.
+    """
+    check_several(mutexes, "lock_any", timeout)
+    first = next(_calls) % len(mutexes)
+    got = take_any(mutexes, first, False)
+    if got is None and timeout != 0:
+        got = _wait(mutexes, first, Deadline(timeout))
+    if got is None:
+        held = ", ".join(map(repr, mutexes[:4])) + (", ..." if len(mutexes) > 4 else "")
+        raise LockTimeout(f"lock_any: none of {len(mutexes)} was free within {timeout} s: {held}", timeout=timeout)
+    return got
+
+
+def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int, Guard[Any] | SectionGuard] | None:
+    handles = list(mutexes)
+    starving: list[Any] = []
+    try:
+        while True:
+            tickets = [watch(mutex, ON_RELEASE) for mutex in handles]
+            got = take_any(mutexes, first, bool(starving))
+            nap = deadline.nap(LONGEST_SLEEP if starving else STARVING_AFTER)
+            if got is not None or nap == 0:
+                return got
+            sleep_any(handles, tickets, nap)
+            if not starving:
+                for mutex in handles:
+                    starving.append(mutex)
+                    starve(mutex)
+    finally:
+        for mutex in starving:
+            served(mutex)

@@ -1,0 +1,223 @@
+"""Waiting for a value: for the T that a predicate wants, and for whatever comes next.
+
+No one has to notify: every commit wakes those who wait for one. A waiter looks at the committed T without the lock, so
+waiters contend neither with each other nor with those who work; only when the predicate holds is the lock taken and
+the predicate asked again. Who waits sleeps in the kernel, and looks again after :data:`LONGEST_SLEEP` at the latest,
+because the maker of a commit may be killed before it could tell.
+
+The predicate is given a T of its own, fresh from the committed bytes: what it does to it is lost. What it raises goes
+to the caller, and no lock is left behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._journal import left_by_the_dead
+from ._thread import must_allow
+from ._watch import ON_COMMIT, commits, sleep, watch
+from .errors import AlreadyOwned, LockTimeout, MutexDestroyed
+
+if TYPE_CHECKING:
+    from ._guard import Guard
+    from ._mutex import Mutex
+
+__all__ = [
+    "LONGEST_SLEEP",
+    "Changes",
+    "Deadline",
+    "finish_for_the_dead",
+    "lock_when",
+    "newest",
+    "wait_for",
+    "wait_in_guard",
+]
+
+T = TypeVar("T")
+
+#: Seconds after which a waiter looks for itself, told or not.
+LONGEST_SLEEP = 1.0
+_APC = 1
+_STEADY_LOOKS = 100
+
+
+class Deadline:
+    """When a timeout is over.
+
+    Args:
+        timeout: seconds from now; None for no limit.
+    """
+
+    __slots__ = ("at", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.at = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Seconds that are left, 0 when it is over; None for no limit."""
+        return None if self.at is None else max(0.0, self.at - time.monotonic())
+
+    def nap(self, longest: float = LONGEST_SLEEP) -> float:
+        """How long to sleep now: what is left, at most ``longest``. 0 when it is over."""
+        left = self.left()
+        return longest if left is None else min(longest, left)
+
+
+def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
+    if mutex._is_mine():
+        raise AlreadyOwned(
+            f"{operation}: this thread holds mutex {mutex.name!r}, and while it does nobody else can change T; use "
+            "guard.wait_for(), or look at guard.value",
+            name=mutex.name,
+        )
+
+
+def _await(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadline, operation: str) -> T:
+    """Wait until the predicate holds for the committed T, and return that. Takes no lock."""
+    while True:
+        known = commits(mutex)
+        value = mutex.peek()
+        if predicate(value):
+            return value
+        _must_not_hold(mutex, operation)
+        nap = deadline.nap()
+        if nap == 0:
+            raise LockTimeout(
+                f"{operation}: within {deadline.timeout} s no value of mutex {mutex.name!r} was committed that the "
+                "predicate holds for",
+                name=mutex.name,
+                timeout=deadline.timeout,
+            )
+        ticket = watch(mutex, ON_COMMIT, known)
+        if commits(mutex) == known:
+            sleep(mutex, ticket, nap)
+            finish_for_the_dead(mutex)
+
+
+def _locked(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadline, operation: str) -> Guard[T]:
+    """As :func:`lock_when`, with a deadline that runs already."""
+    while True:
+        _await(mutex, predicate, deadline, operation)
+        try:
+            guard = mutex.lock(deadline.left())
+        except LockTimeout as error:
+            raise LockTimeout(
+                f"{operation}: the value was there, but within {deadline.timeout} s not the lock ({error})",
+                **{**error.facts, "timeout": deadline.timeout},
+            ) from None
+        try:
+            if predicate(mutex._committed()):
+                return guard
+        except BaseException:
+            give_back(guard)
+            raise
+        give_back(guard)
+
+
+def give_back(guard: Guard[Any]) -> None:
+    """Release a guard and commit nothing, at whatever IRQL."""
+    guard.__exit__(Exception, None, None)
+
+
+def finish_for_the_dead(mutex: Mutex[Any]) -> None:
+    """Have a commit finished that a killed holder had decided upon, with others, and was about to make.
+
+    Whoever locks next does that, but all others may be waiting for that very commit. Who locks after this is not told
+    of the death any more.
+    """
+    if left_by_the_dead(mutex):
+        guard = mutex.try_lock()
+        if guard is not None:
+            give_back(guard)
+
+
+def lock_when(mutex: Mutex[T], predicate: Callable[[T], object], timeout: float | None) -> Guard[T]:
+    """See :meth:`wdkmutex_shm.KMutex.lock_when`."""
+    _must_not_hold(mutex, "lock_when")
+    return _locked(mutex, predicate, Deadline(timeout), "lock_when")
+
+
+def wait_for(mutex: Mutex[T], predicate: Callable[[T], object], timeout: float | None) -> T:
+    """See :meth:`wdkmutex_shm.KMutex.wait_for`."""
+    return _await(mutex, predicate, Deadline(timeout), "wait_for")
+
+
+def wait_in_guard(guard: Guard[T], predicate: Callable[[T], object], timeout: float | None) -> None:
+    """See :meth:`wdkmutex_shm.Guard.wait_for`."""
+    mutex: Mutex[T] = guard.mutex
+    deadline = Deadline(timeout)
+    guard.commit()
+    if predicate(mutex._committed()):
+        return
+    guard._let_go()
+    try:
+        again = _locked(mutex, predicate, deadline, "wait_for")
+    except MutexDestroyed:
+        raise
+    except BaseException:
+        # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up.
+        guard._adopt(mutex.lock())
+        raise
+    guard._adopt(again)
+
+
+def newest(mutex: Mutex[T]) -> tuple[int, T]:
+    """Return the committed T, and the commit word that it came with.
+
+    While others commit without end that may be an older word than T's; T then comes once more.
+    """
+    for _ in range(_STEADY_LOOKS):
+        known = commits(mutex)
+        value = mutex.peek()
+        if commits(mutex) == known:
+            break
+    return known, value
+
+
+class Changes(Generic[T]):
+    """The values of a mutex, one after the other; see :meth:`wdkmutex_shm.KMutex.changes`. For one thread or task."""
+
+    def __init__(self, mutex: Mutex[T], timeout: float | None) -> None:
+        self._mutex = mutex
+        self._timeout = timeout
+        self._seen: int | None = None
+
+    def __iter__(self) -> Changes[T]:
+        return self
+
+    def __next__(self) -> T:
+        """Wait for a commit that was not seen yet, and return the T of the last one."""
+        must_allow("changes", self._mutex.name, _APC)
+        deadline = Deadline(self._timeout)
+        while True:
+            known = commits(self._mutex)
+            if known != self._seen:
+                self._seen, value = newest(self._mutex)
+                return value
+            _must_not_hold(self._mutex, "changes")
+            nap = deadline.nap()
+            if nap == 0:
+                raise StopIteration
+            ticket = watch(self._mutex, ON_COMMIT, known)
+            if commits(self._mutex) == known:
+                sleep(self._mutex, ticket, nap)
+                finish_for_the_dead(self._mutex)
+
+    def __aiter__(self) -> Changes[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """As :meth:`__next__`, in a task of asyncio or Trio, at any IRQL; whoever holds the lock."""
+        from .values_async import next_change
+
+        found = await next_change(self._mutex, self._seen, self._timeout)
+        if found is None:
+            raise StopAsyncIteration
+        self._seen, value = found
+        return value
+
+    def __repr__(self) -> str:
+        return f"<changes of {self._mutex!r}>"
