@@ -19,6 +19,7 @@ MODULES = [
     "_orphans",
     "_bound",
     "_guard",
+    "_request",
     "_mutex",
     "_section",
     "_holds",

@@ -14,7 +14,7 @@ sources=(wdkmutex_shm daemon pyproject.toml setup.py MANIFEST.in README.md LICEN
 
 # The tests of the core, on anonymous mutexes; the part of the suite that is run on other interpreters and builds too.
 core=(every_kind handles guard guard_elsewhere kmutex critical_section exclusion types numbers codec_properties growth peek
-    box irql event_loop pool segments sweep errors)
+    box irql event_loop async async_edges async_reentered async_waiting async_loops pool segments sweep errors)
 
 unset PYTHONPATH PYTHONHOME
 

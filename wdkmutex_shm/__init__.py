@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._guard import Guard
 from ._mutex import FastMutex, KMutex
+from ._request import LockRequest
 from ._section import CriticalSection
 from .errors import (
     AlreadyOwned,
@@ -98,6 +99,7 @@ __all__ = [
     "KeyExists",
     "KeyNotFound",
     "LayoutMismatch",
+    "LockRequest",
     "LockTimeout",
     "MutexBusy",
     "MutexDamaged",

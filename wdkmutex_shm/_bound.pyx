@@ -38,9 +38,9 @@ cdef class BoundToSelf:
         return self.method if instance is None else instance
 
 
-cdef int bind_with(PyTypeObject *type, ptrdiff_t offset) except -1:
+cdef int bind_with(PyTypeObject *type, ptrdiff_t offset, tuple names=(b"__enter__", b"__exit__")) except -1:
     cdef BoundToSelf bound
-    for name in (b"__enter__", b"__exit__"):
+    for name in names:
         bound = BoundToSelf.__new__(BoundToSelf)
         bound.method = (<object>type).__dict__[name.decode()]
         wdkm_set_attribute(type, name, bound)

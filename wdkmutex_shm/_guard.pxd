@@ -29,7 +29,8 @@ cdef class Guard:
     cdef object held         # T as handed out or set, not committed
     cdef Guard root          # the outermost guard, when this one is an inner lock of a KMutex
     cdef object before       # inner: what `held` was when this lock was taken; its bytes once it was handed out
-    cdef uint64_t thread     # serial of the holder
+    cdef uint64_t thread     # serial of the holder; with WDKM_OF_TASK where `task` is it
+    cdef object task         # weak reference to the task that holds
     cdef uint32_t tid        # its thread id
     cdef uint32_t flags
     cdef uint32_t depth      # outermost: how many guards of this hold there are
@@ -48,7 +49,18 @@ cdef class Guard:
     cdef int must_be_only(self) except -1
     cdef int committed(self) except -1
     cdef int must_be_at_release_level(self, int level) except -1
+    cdef int let_task_go(self) except -1
+    cdef bint has_lost_task(self, wdkm_thread *me) except -1
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)
 cdef Guard inner_guard(Guard root)
+# The guard of a hold by one task of the calling thread; `task` is a weak reference to it.
+cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task)
+# Whether a mutex is held by a task that the calling thread runs, or ran; its guard, borrowed from `wdkm_local`, or None.
+cdef Guard task_root(Handle handle, wdkm_thread *me)
+# Whether the task that runs now is the guard's.
+cdef bint is_own_task(Guard guard) except -1
+
+# Of each mutex that tasks of this process wait for, who waits: something with `poke()`, called after a task let go.
+cdef dict queues

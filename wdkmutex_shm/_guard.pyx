@@ -12,14 +12,15 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._bound cimport bind_with
-from ._codec cimport T_INT, Codec, Encoded
+from ._codec cimport T_INT, T_SECTION, Codec, Encoded
 from ._handle cimport Handle
 from ._lock cimport nanoseconds
 from ._orphans cimport leave_to, set_actions
 from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
 from ._segment cimport slot_name
-from ._slot cimport wdkm_load64, wdkm_local, wdkm_tell_commit, wdkm_thread, wdkm_unlock
-from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
+from ._slot cimport WDKM_OF_TASK, wdkm_load64, wdkm_local, wdkm_tell_commit, wdkm_thread, wdkm_unlock
+from ._thread cimport (APC, DISPATCH, at_loop_level, before_fork, refuse_level, running_task, thread_at_level,
+                       thread_state)
 from . import values
 from .errors import AlreadyOwned, IrqlNotAPCLevel, MutexBusy, NotOwned
 
@@ -28,9 +29,13 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
     object PyLong_FromLongLong(long long)
     Py_ssize_t PyVectorcall_NARGS(size_t)
+    void PyErr_WriteUnraisable(object)
 
 cdef enum:
     KIND_FAST = 1
+
+
+queues = {}
 
 
 cdef bytes encoded_bytes(Codec codec, object value):
@@ -54,7 +59,49 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     else:
         handle.segment_.local[handle.index].root = <void *>guard
         handle.segment_.local[handle.index].thread = me.serial
+        handle.segment_.local[handle.index].in_loop = at_loop_level(me)
     return guard
+
+
+cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task):
+    cdef Guard guard = Guard.__new__(Guard)
+    guard.enter_or_exit = call_guard
+    guard.handle = handle
+    guard.thread = me.serial | WDKM_OF_TASK  # never equal to a serial: what is quick for a thread's guard asks for the task
+    guard.task = task
+    guard.tid = <uint32_t>me.owner
+    guard.flags = HELD
+    guard.depth = 1
+    guard.dead_pid = <int>handle.slot.abandoned_pid if abandoned else -1
+    handle.segment_.local[handle.index].root = <void *>guard
+    handle.segment_.local[handle.index].thread = guard.thread
+    return guard
+
+
+cdef Guard task_root(Handle handle, wdkm_thread *me):
+    cdef wdkm_local *local = &handle.segment_.local[handle.index]
+    if local.thread != me.serial | WDKM_OF_TASK or local.root == NULL or (<Guard>local.root).depth == 0:
+        return None
+    return <Guard>local.root
+
+
+cdef int poke(Handle handle) except -1:
+    """Tell the tasks of this process that wait for a lock that it may be free."""
+    if queues:
+        try:
+            queue = queues.get(handle)
+            if queue is not None:
+                queue.poke()
+        except Exception:
+            PyErr_WriteUnraisable(handle)  # what goes wrong with another task's loop is not the caller's
+    return 0
+
+
+cdef bint is_own_task(Guard guard) except -1:
+    if guard is None:
+        return False
+    task = running_task()
+    return task is not None and guard.task() is task
 
 
 cdef Guard inner_guard(Guard root):
@@ -64,6 +111,7 @@ cdef Guard inner_guard(Guard root):
     guard.handle = root.handle
     guard.root = root
     guard.thread = root.thread
+    guard.task = root.task
     guard.tid = root.tid
     guard.before = root.held
     if root.flags & SET:
@@ -87,21 +135,28 @@ cdef class Guard:
     """Holds the lock of a mutex, and its T. Made by ``lock()`` and ``try_lock()`` only.
 
     Used by the thread that locked, and released by it: by leaving a ``with``, by :meth:`drop_safe`, or by going out of
-    use. A guard that a fork copied into a child does nothing there.
+    use. A guard of ``lock_async()`` is used and released in the same way by the task that called it, and by no other task
+    of the thread. A guard that a fork copied into a child does nothing there.
     """
 
     def __init__(self):
         raise TypeError("a guard comes from lock() or try_lock()")
 
     cdef int must_hold(self, str what) except -1:
-        if self.flags & HELD and self.thread == thread_state().serial:
-            return 0
+        if self.flags & HELD:
+            if self.thread == thread_state().serial:
+                return 0
+            if self.thread == thread_state().serial | WDKM_OF_TASK and is_own_task(self):
+                return 0
         name = slot_name(self.handle.slot) if self.handle is not None else ""
         if not self.flags & HELD:
             raise NotOwned(f"{what}: this guard of mutex {name!r} was released already; lock it again", name=name)
         if before_fork(self.thread):
             raise NotOwned(f"{what}: this guard of mutex {name!r} was inherited over fork(); the parent holds the lock. "
                            "Lock it in this process", name=name)
+        if self.thread == thread_state().serial | WDKM_OF_TASK:
+            raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task, the one that called lock_async(); lock "
+                           "it in this one. A guard whose task has ended is released by dropping it", name=name)
         raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock it in this one", name=name)
 
     cdef object get_value(self):
@@ -120,6 +175,8 @@ cdef class Guard:
                     top.held = PyLong_FromLongLong(number)
                     top.flags |= LOADED
                     return top.held
+            if codec.code == T_SECTION:
+                return None
             data = current(self.handle.segment_, self.handle.index, &length)
             value = codec.decode_from(data, length)
             if wdkm_load64(&self.handle.slot.generation) != self.handle.generation_:
@@ -330,7 +387,7 @@ cdef class Guard:
                     return 0
                 if codec.frozen:
                     codec.check(top.held)
-            not_in_child(self.handle.slot, top.thread)
+            not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
         except BaseException:
             top.flags |= was
@@ -341,11 +398,25 @@ cdef class Guard:
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
         """Release the lock of the hold; the last step of every way out."""
+        if top.thread & WDKM_OF_TASK:
+            return top.let_task_go()
         if self.handle.kind == KIND_FAST:
             me.fast_held -= 1
         elif self.handle.segment_.local[self.handle.index].root == <void *>top:
             self.handle.segment_.local[self.handle.index].root = NULL
         wdkm_unlock(self.handle.slot)
+        return 0
+
+    cdef bint has_lost_task(self, wdkm_thread *me) except -1:
+        """Whether it is the guard of a task of this thread that is being destroyed: its coroutine is closed by nobody's task."""
+        return self.thread == me.serial | WDKM_OF_TASK and (self.task() is None or running_task() is None)
+
+    cdef int let_task_go(self) except -1:
+        """Release the lock of a hold by a task, and tell the tasks of this process that wait for it."""
+        if self.handle.segment_.local[self.handle.index].root == <void *>self:
+            self.handle.segment_.local[self.handle.index].root = NULL
+        wdkm_unlock(self.handle.slot)
+        poke(self.handle)
         return 0
 
     cdef int finish(self, bint commit) except -1:
@@ -364,7 +435,7 @@ cdef class Guard:
                 top.held = None
                 top.flags &= ~(LOADED | SET | NUMBER)
                 me = thread_state()
-                if me.serial == top.thread:  # else a signal handler forked while this wrote, and the parent holds the lock
+                if me.serial == top.thread & ~WDKM_OF_TASK:  # else a signal handler forked while this wrote, and the parent holds the lock
                     self.let_go(top, me)
         return 0
 
@@ -384,7 +455,12 @@ cdef class Guard:
         if self.thread != me.serial:
             if before_fork(self.thread):
                 return 0  # the parent holds the lock; nothing happens here
-            self.must_hold("leaving the with")
+            if commit or not self.has_lost_task(me):
+                if not commit and self.thread == me.serial | WDKM_OF_TASK:
+                    # Another task closes an async generator, say. It may not release the lock, but whoever drops the guard
+                    # would commit what is half done.
+                    self.undo()
+                self.must_hold("leaving the with")
         if commit and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
                 self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):
             # The common case without the detours: an int was set. The next to read it may well be this process.
@@ -399,8 +475,8 @@ cdef class Guard:
             self.root.depth -= 1
         else:
             self.finish(commit)
-        if not commit:
-            return 0
+        if not commit or self.thread & WDKM_OF_TASK:
+            return 0  # an exception is under way; or a task's guard, which is not bound to a level
         me = thread_at_level()
         if me.level >= DISPATCH:
             # A lock that stays locked is worse than a rule that is broken: it is released, and then told.
@@ -436,6 +512,8 @@ cdef class Guard:
     def drop_safe(self):
         """Commit and release now, after the IRQL is found to allow it (KMutex: up to DISPATCH; FastMutex: exactly APC).
 
+        A guard of ``lock_async()`` is released at any level.
+
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: nothing is committed or released.
             NotOwned: released already, in another thread, or in a forked child.
@@ -443,7 +521,8 @@ cdef class Guard:
         """
         cdef wdkm_thread *me = thread_at_level()
         self.must_hold("drop_safe")
-        self.must_be_at_release_level(me.level)
+        if not self.thread & WDKM_OF_TASK:
+            self.must_be_at_release_level(me.level)
         self.finish(True)
 
     cdef int must_be_at_release_level(self, int level) except -1:
@@ -465,6 +544,7 @@ cdef class Guard:
         copy.root = self.root
         copy.before = self.before
         copy.thread = self.thread
+        copy.task = self.task
         copy.flags = self.flags
         copy.depth = self.depth
         copy.dead_pid = self.dead_pid
@@ -472,13 +552,15 @@ cdef class Guard:
         self.flags = 0
         if local.root == <void *>self:
             local.root = <void *>copy
-        leave_to(copy.thread, copy.tid, copy)
+        leave_to(copy.thread & ~WDKM_OF_TASK, copy.tid, copy)
+        if copy.thread & WDKM_OF_TASK:
+            poke(copy.handle)  # a task of that thread which tries to lock releases it first
         return 0
 
     def __dealloc__(self):
         cdef wdkm_local *local
         if self.flags & HELD:
-            if self.thread == thread_state().serial:
+            if self.thread & ~WDKM_OF_TASK == thread_state().serial:
                 self.finish(not self.handle.segment_.closed)
             elif not before_fork(self.thread):
                 self.leave_behind()
@@ -505,7 +587,7 @@ cdef class Guard:
         return f"<Guard of {type(self.handle).__name__} {name!r}, {state}>"
 
     def __reduce__(self):
-        raise TypeError("a guard cannot be pickled: it belongs to one thread; pickle the mutex")
+        raise TypeError("a guard cannot be pickled: it belongs to one thread or task; pickle the mutex")
 
     @classmethod
     def __class_getitem__(cls, item):

@@ -11,6 +11,9 @@ cdef enum:
     ABANDONED = 1
     # The lock was not had in time.
     EXPIRED = 2
+    # The calling thread has the lock, but one of the tasks of its event loop got it, with lock_async(). From EXPIRED on
+    # the caller got nothing: who makes no difference between the two must test for `>= EXPIRED`.
+    OF_TASK = 3
 
 
 # One attempt without waiting. 0, EBUSY, EDEADLK (this thread has it), EOWNERDEAD. A starving waiter goes first.
@@ -28,6 +31,8 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
 # Nanoseconds of a timeout argument: None or infinite is -1.
 cdef int64_t nanoseconds(object timeout) except -2
 cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1
+# What became of OF_TASK where there is no way to wait; `own`: it is the calling task itself.
+cdef int raise_of_task(wdkm_slot *slot, bint own) except -1
 
 # A waiter that declared itself starving is served, or gives up.
 cdef int serve(wdkm_slot *slot) noexcept nogil

@@ -8,6 +8,7 @@ free, nobody starving         takes it: one compare-and-swap, no system call
 free, a waiter is starving    waits politely, at most POLITE, so that the starving waiter is served first; who may not wait
                               is turned away, unless the starving one has not come for POLITE
 held by this thread           FastMutex: AlreadyOwned; KMutex and CriticalSection never come here
+held by a task of this thread tells the caller, who knows which task it is (OF_TASK)
 held in another process       spins for a microsecond or two, then parks
 held in this process          parks at once: the holder may need the GIL
 owner died                    takes it, repairs the slot, marks the mutex consistent, is told
@@ -22,11 +23,12 @@ from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
-from ._journal cimport settle_note
 from ._board cimport forget, is_noted, is_waiting, note_lock, takes_back
+from ._guard cimport Guard
+from ._journal cimport settle_note
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
+from ._slot cimport (WDKM_NOTE, WDKM_OF_TASK, EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
                      wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
                      wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
                      wdkm_word_abandoned)
@@ -231,6 +233,9 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     if code == EDEADLK:
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)
+        if (segment.local[index].thread == me.serial | WDKM_OF_TASK and segment.local[index].root != NULL
+                and (<Guard>segment.local[index].root).depth != 0):  # else a signal handler asks while the guard commits
+            return OF_TASK
         name = slot_name(slot)
         raise AlreadyOwned(
             f"this thread holds mutex {name!r} already (or is just acquiring it), and a FastMutex is not recursive: waiting "
@@ -264,6 +269,15 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         slot.contended += 1
     wdkm_acquired(slot, me.owner)
     return ABANDONED if abandoned else LIVE
+
+
+cdef int raise_of_task(wdkm_slot *slot, bint own) except -1:
+    cdef uint64_t owner = wdkm_load64(&slot.owner)
+    name = slot_name(slot)
+    who = "this task holds" if own else "a task of an event loop of this thread holds"
+    raise AlreadyOwned(
+        f"{who} mutex {name!r} already, with lock_async(), and waiting here would never end; use the guard that it has, or "
+        "wait with lock_async()", name=name, owner_pid=owner >> 32, owner_tid=owner & 0xffffffff)
 
 
 cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1:

@@ -10,6 +10,7 @@ from ._slot cimport wdkm_thread
 cdef class Mutex(Handle):
     cdef int take(self, wdkm_thread *me, int64_t timeout) except -1
     cdef Guard own_root(self, wdkm_thread *me)
+    cdef Guard own_task_root(self, wdkm_thread *me, int got, object timeout)
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL
 
 

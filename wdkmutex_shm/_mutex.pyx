@@ -5,11 +5,12 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from ._codec cimport T_FLOAT, T_INT, Encoded
-from ._guard cimport Guard, inner_guard, new_guard
+from ._guard cimport Guard, inner_guard, is_own_task, new_guard, task_root
 from ._handle cimport Handle
-from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
+from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
+from ._request cimport new_request
 from ._segment cimport slot_name
 from ._slot cimport (wdkm_acquired, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
                      wdkm_word_held)
@@ -38,7 +39,7 @@ cdef class Mutex(Handle):
 
     @cython.final
     cdef int take(self, wdkm_thread *me, int64_t timeout) except -1:
-        """Acquire the lock: LIVE, ABANDONED or EXPIRED."""
+        """Acquire the lock: LIVE or ABANDONED; EXPIRED or OF_TASK if it was not had."""
         cdef wdkm_slot *slot = self.slot
         cdef int code
         code = attempt(slot)
@@ -61,6 +62,19 @@ cdef class Mutex(Handle):
         if wdkm_load64(&self.slot.generation) != self.generation_:
             gone(self.segment_, self.slot)
         return guard
+
+    @cython.final
+    cdef Guard own_task_root(self, wdkm_thread *me, int got, object timeout):
+        """After `take` was in vain: the outermost guard if the calling task holds this KMutex, else an error."""
+        cdef Guard root
+        if got == OF_TASK:
+            root = task_root(self, me)
+            own = is_own_task(root)
+            if own and self.kind == KIND_K:
+                return root
+            if own or timeout is None or timeout != 0:
+                raise_of_task(self.slot, own)
+        raise_timeout(self.segment_, self.index, self.generation_, timeout)
 
     @cython.final
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL:
@@ -100,8 +114,8 @@ cdef class Mutex(Handle):
             if root is not None:
                 return inner_guard(root)
         got = self.take(me, wait)
-        if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, self.generation_, timeout)
+        if got >= EXPIRED:
+            return inner_guard(self.own_task_root(me, got, timeout))
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def try_lock(self):
@@ -124,6 +138,9 @@ cdef class Mutex(Handle):
         got = self.take(me, 0)
         if got == EXPIRED:
             return None
+        if got == OF_TASK:
+            root = task_root(self, me)
+            return inner_guard(root) if self.kind == KIND_K and is_own_task(root) else None
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def lock_when(self, predicate, object timeout=None):
@@ -191,6 +208,29 @@ cdef class Mutex(Handle):
     def _is_mine(self):
         """Whether the calling thread holds the lock."""
         return wdkm_load64(&self.slot.owner) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
+    def lock_async(self, object timeout=None):
+        """Wait for the lock in a task of asyncio or Trio: ``async with mutex.lock_async() as guard:``, or ``await``.
+
+        The guard belongs to the task that called this: other tasks of the thread wait as other processes do, and cannot use
+        it. A KMutex that the task holds gives an inner guard. A lock that is free is taken at once, without a switch to
+        another task; else tasks of a process are served first come, first served, and the loop goes on meanwhile.
+
+        IRQL: any level. The guard does not raise the thread's level, and is released at any.
+
+        Args:
+            timeout: seconds to wait, None for no limit, 0 to not wait.
+
+        Returns:
+            A :class:`LockRequest`, to be awaited once.
+
+        Raises:
+            ValueError: the timeout is negative. When awaited:
+            LockTimeout, AlreadyOwned, MutexDestroyed: as :meth:`lock`. AlreadyOwned also for a mutex that the thread locked
+                before it ran the loop.
+            RuntimeError: no task runs in this thread, or it was awaited before.
+            The error of the loop with which it cancels a task; the task has and waits for nothing then.
+        """
+        return new_request(self, timeout)
 
     def peek(self):
         """Return the last committed T without the lock, whoever holds it. Waits for nobody and stops nobody.
@@ -242,8 +282,11 @@ cdef class Mutex(Handle):
                 root.set_value(old + n)
                 return old
         got = self.take(me, wait)
-        if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, self.generation_, timeout)
+        if got >= EXPIRED:
+            root = self.own_task_root(me, got, timeout)
+            old = root.get_value()
+            root.set_value(old + n)
+            return old
         serial = thread_state().serial
         try:
             if overflow == 0 and current_number(self.slot, &number):
@@ -287,8 +330,11 @@ cdef class Mutex(Handle):
                 root.set_value(value)
                 return old
         got = self.take(me, wait)
-        if got == EXPIRED:
-            raise_timeout(self.segment_, self.index, self.generation_, timeout)
+        if got >= EXPIRED:
+            root = self.own_task_root(me, got, timeout)
+            old = root.get_value()
+            root.set_value(value)
+            return old
         serial = thread_state().serial
         try:
             old = handles.read_or_none(self)

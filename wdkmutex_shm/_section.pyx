@@ -6,11 +6,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._handle cimport Handle
-from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
+from ._guard cimport is_own_task, task_root
+from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._payload cimport gone
+from ._request cimport new_request
 from ._segment cimport slot_name
 from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
-from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
+from ._thread cimport APC, DISPATCH, at_loop_level, before_fork, refuse_level, thread_at_level, thread_state
 from . import _board, handles
 from .errors import DeadlockError, DriverMutexError, NotOwned
 
@@ -64,6 +66,11 @@ cdef class CriticalSection(Handle):
             code = settle(self.segment_, self.index, self.generation_, me, code, timeout)
             if code == EXPIRED:
                 return False
+            if code == OF_TASK:
+                own = is_own_task(task_root(self, me))
+                if own or timeout != 0:
+                    raise_of_task(slot, own)
+                return False
             me = thread_state()
         if local.depth == 0:
             # The kernel's list of held locks points into the mapping: it must stay as long as the lock is held. A depth
@@ -71,6 +78,7 @@ cdef class CriticalSection(Handle):
             Py_INCREF(self.segment_)
         local.thread = me.serial
         local.depth = 1
+        local.in_loop = at_loop_level(me)
         local.abandoned_pid = slot.abandoned_pid + 1 if code == ABANDONED else 0
         return True
 
@@ -87,7 +95,9 @@ cdef class CriticalSection(Handle):
     cdef int not_owned(self) except -1:
         cdef wdkm_local *local = &self.segment_.local[self.index]
         name = slot_name(self.slot)
-        if local.depth != 0 and before_fork(local.thread):
+        if task_root(self, thread_state()) is not None:
+            why = "a task entered it with lock_async(), and leaves it with the guard that it got"
+        elif local.depth != 0 and before_fork(local.thread):
             why = "it was entered before fork(), by the parent"
         elif local.depth != 0:
             why = "another thread of this process entered it"
@@ -116,6 +126,15 @@ cdef class CriticalSection(Handle):
         """
         if not self.take(nanoseconds(timeout)):
             raise_timeout(self.segment_, self.index, self.generation_, timeout)
+
+    def lock_async(self, object timeout=None):
+        """Enter in a task of asyncio or Trio: ``async with section.lock_async() as hold:``, or ``await``.
+
+        As :meth:`KMutex.lock_async`. What it gives is a guard whose ``value`` is None: it has ``abandoned`` and the rest.
+        The section is left with it; :meth:`leave` is for who entered it without a task, and so is :attr:`abandoned`. In the
+        task that is in it, :meth:`try_enter` raises AlreadyOwned; call this again instead.
+        """
+        return new_request(self, timeout)
 
     def try_enter(self):
         """Enter if that needs no waiting (TryEnterCriticalSection) and tell whether it did. IRQL: up to DISPATCH."""

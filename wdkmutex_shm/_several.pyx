@@ -15,7 +15,7 @@ from ._bound cimport bind_with
 from ._guard cimport HELD, LOADED, SET, Guard, inner_guard, new_guard
 from ._handle cimport Handle
 from ._holds cimport SectionGuard, enter_section, try_section
-from ._lock cimport ABANDONED, EXPIRED, attempt, nanoseconds, raise_timeout, settle
+from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._mutex cimport Mutex
 from ._orphans cimport orphans, reap_orphans
 from ._section cimport CriticalSection
@@ -98,7 +98,9 @@ cdef Guard guard_of(Mutex mutex, wdkm_thread *me, int64_t wait, int64_t deadline
     if wait > 0:
         wait = max(0, deadline - wdkm_now())
     code = settle(mutex.segment_, mutex.index, mutex.generation_, me, code, wait)
-    if code == EXPIRED:
+    if code == OF_TASK and wait != 0:
+        raise_of_task(slot, False)
+    if code >= EXPIRED:
         return None
     return new_guard(mutex, thread_state(), code == ABANDONED)
 
@@ -384,6 +386,6 @@ cdef Guard try_one(Mutex mutex, bint starving):
         if root is not None:
             return inner_guard(root)
     code = try_code(mutex, me, starving)
-    if code == EXPIRED:
+    if code >= EXPIRED:
         return None
     return new_guard(mutex, thread_state(), code == ABANDONED)

@@ -19,6 +19,7 @@ cdef extern from "slot.h" nogil:
         WDKM_ON_RELEASE
         WDKM_ON_COMMIT
         WDKM_LIBC
+    const uint64_t WDKM_OF_TASK
     int EBUSY
     int EDEADLK
     int ENOTRECOVERABLE
@@ -114,6 +115,7 @@ cdef extern from "slot.h" nogil:
         uint32_t abandoned_pid
         wdkm_mapping *maps
         uint64_t lent
+        bint in_loop
 
     ctypedef struct wdkm_thread:
         uint64_t serial

@@ -18,4 +18,9 @@ cdef wdkm_thread *thread_at_level() except NULL
 cdef uint64_t fork_count() noexcept nogil
 # Whether a thread serial was given out before the last fork: it then belongs to an ancestor.
 cdef bint before_fork(uint64_t serial) noexcept nogil
+# The task of asyncio or Trio that the calling thread runs now, or None.
+cdef object running_task()
+# Whether a level that thread_at_level() found comes of an event loop.
+cdef inline bint at_loop_level(wdkm_thread *me) noexcept nogil:
+    return me.level == DISPATCH and me.irql < DISPATCH
 cdef int refuse_level(str operation, object name, int level, int limit) except -1

@@ -9,7 +9,7 @@ import sys
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ._slot cimport wdkm_thread
+from ._slot cimport WDKM_OF_TASK, wdkm_thread
 from .errors import IrqlTooHigh
 
 cdef extern from "Python.h":
@@ -57,7 +57,9 @@ cdef dict modules = sys.modules
 cdef Py_ssize_t modules_seen = -1
 cdef bint loops_imported = False
 cdef object asyncio_loop = None
+cdef object asyncio_task = None  # called with the running loop
 cdef object trio_running = None
+cdef object trio_task = None
 
 
 cdef wdkm_thread *thread_state() noexcept nogil:
@@ -69,17 +71,24 @@ cdef uint64_t fork_count() noexcept nogil:
 
 
 cdef bint before_fork(uint64_t serial) noexcept nogil:
-    return serial >> 40 != wdkm_current_epoch()
+    return (serial & ~WDKM_OF_TASK) >> 40 != wdkm_current_epoch()
 
 
 cdef int find_event_loops() except -1:
     """Learn which event loop libraries are imported. Called when the number of imported modules has changed."""
-    global modules_seen, loops_imported, asyncio_loop, trio_running
+    global modules_seen, loops_imported, asyncio_loop, asyncio_task, trio_running, trio_task
     cdef Py_ssize_t seen = PyDict_GET_SIZE(modules)
     cdef object module = modules.get("_asyncio") or modules.get("asyncio.events")
     asyncio_loop = getattr(module, "_get_running_loop", None)
+    asyncio_task = None
+    module = modules.get("asyncio.tasks")
+    if module is not None:
+        # Up to Python 3.11 the function is a slow one, and what it looks up is in a dict.
+        running = getattr(module, "_current_tasks", None)
+        asyncio_task = running.get if type(running) is dict and sys.version_info < (3, 12) else module.current_task
     module = modules.get("trio.lowlevel")
     trio_running = None
+    trio_task = getattr(module, "current_task", None)
     if module is not None:
         trio_running = getattr(module, "in_trio_run", None) or getattr(module, "current_trio_token", None)
     loops_imported = asyncio_loop is not None or trio_running is not None
@@ -100,6 +109,23 @@ cdef bint in_event_loop() except -1:
     return False
 
 
+cdef object running_task():
+    if PyDict_GET_SIZE(modules) != modules_seen:
+        find_event_loops()
+    if asyncio_loop is not None and asyncio_task is not None:
+        loop = asyncio_loop()
+        if loop is not None:
+            task = asyncio_task(loop)
+            if task is not None:  # else perhaps a Trio is the guest of this loop
+                return task
+    if trio_task is not None:
+        try:
+            return trio_task()
+        except RuntimeError:
+            pass
+    return None
+
+
 cdef wdkm_thread *thread_at_level() except NULL:
     cdef wdkm_thread *me = wdkm_self()
     me.level = me.irql
@@ -115,9 +141,11 @@ cdef int refuse_level(str operation, object name, int level, int limit) except -
     where = "this thread runs an event loop" if level == DISPATCH and wdkm_self().irql < DISPATCH else (
         f"this thread is at IRQL {level}"
     )
+    way_out = "use KMutex.try_lock(), do it in a worker thread, or lower the IRQL first"
+    if level == DISPATCH and wdkm_self().irql < DISPATCH:
+        way_out = "wait with `async with ....lock_async()`, use KMutex.try_lock(), or do it in a worker thread"
     raise IrqlTooHigh(
-        f"{operation} of {name or 'an anonymous mutex'}: {where}, and the operation is allowed up to IRQL {limit}; "
-        "use KMutex.try_lock(), do it in a worker thread, or lower the IRQL first",
+        f"{operation} of {name or 'an anonymous mutex'}: {where}, and the operation is allowed up to IRQL {limit}; {way_out}",
         name=name, operation=operation, level=level, limit=limit,
     )
 

@@ -149,13 +149,13 @@ class DeadlockError(DriverMutexError, RuntimeError):
 
 
 class AlreadyOwned(DriverMutexError, RuntimeError):
-    """The calling thread holds this FastMutex already; waiting for it would never end."""
+    """The calling thread, or task, holds this mutex already; waiting for it would never end."""
 
 
 class NotOwned(DriverMutexError, RuntimeError):
-    """The calling thread does not hold what it wants to use or release.
+    """The calling thread, or task, does not hold what it wants to use or release.
 
-    Raised by a guard after its release, in another thread than its holder, or in a forked child.
+    Raised by a guard after its release, in another thread or task than its holder, or in a forked child.
     """
 
 

@@ -13,6 +13,8 @@ DISPATCH      2  the thread must not block: in an event loop (asyncio, Trio) or 
 Creating: KMutex at any level, FastMutex up to DISPATCH. A blocking lock of any kind: up to APC. A lock that does not
 wait: KMutex and CriticalSection up to DISPATCH, FastMutex up to APC. See the remarks on IRQL of
 KeWaitForSingleObject, ExAcquireFastMutex and ExTryToAcquireFastMutex in the Windows driver documentation.
+
+``lock_async()`` waits at any level, because the thread does not; its guard neither raises the level nor asks for one.
 """
 
 from __future__ import annotations

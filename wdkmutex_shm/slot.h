@@ -131,13 +131,17 @@ typedef struct {
     size_t size;
 } wdkm_mapping;
 
+/* A hold belongs to a thread or, with this bit in the thread's serial, to one task of the event loop that it runs. */
+#define WDKM_OF_TASK (1ull << 63)
+
 typedef struct {
-    void *root;      /* the outermost guard of a KMutex, borrowed */
+    void *root;      /* the outermost guard of a KMutex, or of any mutex that a task holds; borrowed */
     uint64_t thread; /* serial of the thread that holds */
     uint32_t depth;  /* CriticalSection: how often it was entered */
     uint32_t abandoned_pid; /* CriticalSection: dead owner before this hold, plus one */
     wdkm_mapping *maps; /* two of them, or NULL */
     uint64_t lent;      /* views of a box that point into one of them */
+    int in_loop;        /* KMutex, CriticalSection: the thread ran an event loop when it took the lock without a task */
 } wdkm_local;
 
 /* One thread of this process. */

@@ -108,6 +108,14 @@ with raise_irql(Irql.DISPATCH):
     pass
 
 
+async def in_an_event_loop() -> None:
+    assert_type(await k.lock_async(), Guard[int])
+    async with k.lock_async(timeout=1) as inner, section.lock_async() as hold:
+        assert_type(inner, Guard[int])
+        assert_type(inner.value, int)
+        assert_type(hold, Guard[None])
+
+
 def takes_any(mutex: KMutex[Any]) -> FastMutex[int]:
     return FastMutex(mutex.peek(), type=int)
 

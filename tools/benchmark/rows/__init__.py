@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from benchmark.model import Row
-from benchmark.rows import calls, contended, daemon, death, fairness, processes, values, waiting
+from benchmark.rows import calls, contended, daemon, death, fairness, loops, processes, values, waiting
 
 __all__ = ["ROWS"]
 
-_ALL = [
-    row for module in (calls, values, contended, fairness, death, daemon, processes, waiting) for row in module.ROWS
-]
+_MODULES = (calls, values, contended, fairness, death, daemon, processes, loops, waiting)
+_ALL = [row for module in _MODULES for row in module.ROWS]
 
-ROWS: dict[str, Row] = {row.id: row for row in sorted(_ALL, key=lambda row: (row.id[0], int(row.id[1:])))}
+
+def _place(row: Row) -> tuple[bool, str, int]:
+    letter, number = row.id[0], row.id[1:]
+    return letter != "B", letter, int(number)
+
+
+ROWS: dict[str, Row] = {row.id: row for row in sorted(_ALL, key=_place)}
 """All rows, in the order in which they are measured."""

@@ -31,6 +31,7 @@ from .board import Board, Log
 from .book import Book, footprint
 from .circles import cross
 from .ledger import DictLedger, Page, TornError
+from .tasks import run_tasks
 
 __all__ = ["INTERRUPTED", "run_worker"]
 
@@ -101,6 +102,7 @@ class Worker:
             (1, self._fork),
             (5, self._peek),
             (0.5, self._pickle),
+            (0.5, self._commit_in_tasks),
         ]
 
     def _note_lost(self, what: object) -> None:
@@ -144,7 +146,7 @@ class Worker:
         Grt.detach()
         private.close()
         gc.collect()
-        found = footprint()
+        found = footprint(self._footprint)
         if found[0] != self._footprint[0] or found[1] > self._footprint[1]:
             self.log.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
         self.board.count(self.number, "lives ended in order")
@@ -298,6 +300,9 @@ class Worker:
             if self._lost:
                 raise KeyboardInterrupt  # it came while the guard went, and was only reported; begin again
             self._done(book, following[1])
+
+    def _commit_in_tasks(self, book: Book, mutex: Any) -> None:
+        run_tasks(mutex, _TIMEOUT, partial(self._next, book), partial(self._done, book))
 
     def _try(self, book: Book, mutex: Any) -> None:
         guard = mutex.try_lock()
