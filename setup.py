@@ -26,6 +26,7 @@ MODULES = [
     "_together",
     "_several",
     "_watch",
+    "_swap",
     "_attach",
     "_wire",
     "_turns",

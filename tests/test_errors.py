@@ -34,6 +34,7 @@ ALSO = {
     "InvalidName": ValueError,
     "DaemonUnavailable": ConnectionError,
     "RuntimeFolderRefused": PermissionError,
+    "WorkerDied": RuntimeError,
 }
 
 
@@ -48,7 +49,7 @@ def test_every_error_is_exported() -> None:
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 def test_place_in_the_tree(cls: type[WdkMutexError]) -> None:
     assert issubclass(cls, WdkMutexError)
-    if cls is not WdkMutexError:
+    if cls not in (WdkMutexError, errors.WorkerDied):
         assert issubclass(cls, DriverMutexError) != issubclass(cls, GrtError)
     also = ALSO.get(cls.__name__)
     assert also is None or issubclass(cls, also)

@@ -48,6 +48,7 @@ from .errors import (
     RuntimeFolderRefused,
     SegmentRefused,
     WdkMutexError,
+    WorkerDied,
 )
 from .holder import Holder
 from .irql import Irql, current_irql, raise_irql, signal_handler
@@ -113,6 +114,7 @@ __all__ = [
     "Statistics",
     "Waiter",
     "WdkMutexError",
+    "WorkerDied",
     "current_irql",
     "lock_all",
     "lock_any",

@@ -1,8 +1,9 @@
 """Every error that this package raises.
 
-Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory,
-:class:`GrtError` for names and the daemon. Where a built-in exception means the same, the class also
-derives from it, so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
+Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory, :class:`GrtError`
+for names and the daemon; and beside them :class:`WorkerDied`, for the workers of a pool. Where a built-in exception
+means the same, the class also derives from it, so ``except TimeoutError`` and ``except RuntimeError`` around existing
+lock code keep working.
 
 Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
 it can cross from a pool worker to its parent.
@@ -42,6 +43,7 @@ __all__ = [
     "RuntimeFolderRefused",
     "SegmentRefused",
     "WdkMutexError",
+    "WorkerDied",
 ]
 
 
@@ -273,3 +275,15 @@ class RuntimeFolderRefused(DaemonError, PermissionError):
     path: str | None = None
 
     __str__ = Exception.__str__
+
+
+class WorkerDied(WdkMutexError, RuntimeError):
+    """The process of a pool that worked on a task died before it gave the result. The task may have had effects.
+
+    Attributes:
+        pid: the process.
+        exitcode: how it ended: minus the number of the signal that killed it, or what it passed to ``os._exit()``.
+    """
+
+    pid: int | None = None
+    exitcode: int | None = None

@@ -1,0 +1,167 @@
+"""A one-way channel of messages between any number of writers and readers, none of whom needs a lock.
+
+It is a pair of Unix sockets that keep messages apart (SOCK_SEQPACKET): the kernel takes a message in whole and gives it
+out whole, to one reader. So a writer that is killed has sent a message or has not, and a reader has taken one or has
+not. A message too large for that goes as an anonymous file (memfd) whose descriptor is the message; the kernel removes
+it with the last process that has it, also when it lies in the channel at that time.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import io
+import os
+import socket
+import struct
+import termios
+import time
+from multiprocessing import connection, reduction
+from typing import Any
+
+__all__ = ["Channel", "End"]
+
+_INLINE = 128 * 1024  # bytes of a message that goes through the socket itself
+_WHOLE, _FILE = b"\0", b"\1"
+_ANCILLARY = socket.CMSG_SPACE(struct.calcsize("i"))
+_BUFFER = 1 << 20  # asked for; the kernel gives what net.core.wmem_max allows
+
+
+class _Borrowed(socket.socket):
+    """The calls of a socket, for a descriptor that an :class:`End` owns and closes."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class End(connection.Connection):
+    """One end of a channel: a connection of multiprocessing, which ``multiprocessing.connection.wait`` takes."""
+
+    _handle: int | None
+    _readable: bool
+    _writable: bool
+
+    def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None:
+        super().__init__(handle, readable, writable)
+        self._socket = _Borrowed(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, handle)
+        self._socket.settimeout(None)  # whatever socket.setdefaulttimeout() says; the descriptor is everybody's
+        self._spare: list[bytearray] = []  # a buffer to receive into, unless another thread is using it
+
+    def _send_bytes(self, message: Any) -> None:
+        self.send_whole(b"", message)
+
+    def send_whole(self, head: bytes, body: Any, wait: bool = True) -> bool:
+        """Send a message of two parts of bytes. Returns False if there is no room and the caller does not ``wait``.
+
+        Raises:
+            BrokenPipeError: all readers have gone. OSError: the end is closed, or cannot be written to.
+        """
+        if self._handle is None or not self._writable:
+            self._check_closed()  # type: ignore[attr-defined]
+            self._check_writable()  # type: ignore[attr-defined]
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        if len(head) + len(body) <= _INLINE:
+            try:
+                self._socket.send(b"".join((_WHOLE, head, body)), flags)
+            except BlockingIOError:
+                return False
+            return True
+        file = os.memfd_create("wdkmutex message", os.MFD_CLOEXEC)
+        try:
+            _write_all(file, head)
+            _write_all(file, body)
+            os.lseek(file, 0, os.SEEK_SET)
+            _send_file(self._socket, file, flags)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(file)
+
+    def _recv_bytes(self, maxlength: int | None = None) -> io.BytesIO | None:
+        message = self._take(0)
+        assert message is not None
+        if maxlength is not None and len(message) > maxlength:
+            return None
+        buffer = io.BytesIO()
+        buffer.write(message)
+        return buffer
+
+    def take(self, wait: bool) -> bytes | None:
+        """Take a message; None if there is none and the caller does not ``wait``.
+
+        Raises:
+            EOFError: there is none, and all writers have gone.
+        """
+        if self._handle is None or not self._readable:
+            self._check_closed()  # type: ignore[attr-defined]
+            self._check_readable()  # type: ignore[attr-defined]
+        return self._take(0 if wait else socket.MSG_DONTWAIT)
+
+    def _take(self, flags: int) -> bytes | None:
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = bytearray(_INLINE + 1)
+        try:
+            length, ancillary, _, _ = self._socket.recvmsg_into((buffer,), _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+            if length > 0 and buffer[0] == _WHOLE[0]:
+                return bytes(memoryview(buffer)[1:length])
+        except BlockingIOError:
+            return None
+        finally:
+            self._spare = [buffer]
+        if not length:
+            raise EOFError
+        if not ancillary:
+            raise OSError(errno.EMFILE, "no file descriptor was free to receive a large message with: it is lost")
+        files = array.array("i")
+        files.frombytes(ancillary[0][2][: files.itemsize])
+        with os.fdopen(files[0], "rb", buffering=0) as file:
+            return file.readall()
+
+    def size(self) -> int:
+        """Bytes that lie in the channel and were not taken yet; 0 when there is no message."""
+        counted = fcntl.ioctl(self.fileno(), termios.FIONREAD, struct.pack("i", 0))
+        return int(struct.unpack("i", counted)[0])
+
+
+def _write_all(file: int, message: Any) -> None:
+    view = memoryview(message)
+    done = 0
+    while done < len(view):
+        done += os.write(file, view[done:])
+
+
+def _send_file(sock: socket.socket, file: int, flags: int) -> None:
+    """Send a descriptor; wait while as many are under way as this user may have open (unix(7), ETOOMANYREFS)."""
+    while True:
+        try:
+            socket.send_fds(sock, [_FILE], [file], flags)
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+        time.sleep(0.001)
+
+
+class Channel:
+    """Both ends. ``reader`` and ``writer`` are handed to children as connections are."""
+
+    def __init__(self) -> None:
+        reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        writing.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self.reader = End(reading.detach(), writable=False)
+        self.writer = End(writing.detach(), readable=False)
+
+
+def _reduce(end: End) -> tuple[Any, ...]:
+    return _rebuild, (reduction.DupFd(end.fileno()), end.readable, end.writable)
+
+
+def _rebuild(descriptor: Any, readable: bool, writable: bool) -> End:
+    return End(descriptor.detach(), readable, writable)
+
+
+reduction.register(End, _reduce)

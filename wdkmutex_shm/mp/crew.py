@@ -1,0 +1,247 @@
+"""The books of a pool: which task was sent, which worker works on which, and what is lost with a worker.
+
+Each task gets a number. A worker takes a task from the common channel, writes its number into a mutex of its own (its
+*claim*), unpickles it, works, and sends the result with the number. When a worker has died, a note of that is put into
+the channel of results, behind the results that it had sent. When the note is read, its claim tells the truth:
+
+* the claimed task is still without a result: it was in the worker's hands, and has failed with WorkerDied;
+* else the worker was idle, or had taken a task without claiming it yet (a few microseconds). That task has not begun.
+  It is found and sent again, see :meth:`Crew._look_for_lost`.
+"""
+
+from __future__ import annotations
+
+import signal
+import struct
+import threading
+import time
+from collections import deque
+from multiprocessing import process
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from .. import KMutex
+from ..errors import WorkerDied
+from .cells import must_not_block
+from .channel import End
+from .queues import SimpleQueue
+
+__all__ = ["Crew", "Results", "Tasks"]
+
+_IDLE = 0
+_NOTHING = (None, None, None)  # a result of no job: the pool passes it over
+_MARK = "mark"  # in the channel of results: all that was sent before has been read
+_HEAD = struct.Struct("=q")  # before each pickled task: its number, _IDLE for the end
+_SETTLED = 0.5  # seconds after which a task that a living worker took must be claimed
+
+
+def _reraise(error: Exception) -> None:
+    raise error
+
+
+class Tasks:
+    """The channel of tasks, as a worker sees it."""
+
+    def __init__(self, queue: SimpleQueue, claim: KMutex[int]) -> None:
+        self._queue = queue
+        self._claim = claim
+        self._writer = queue._writer
+        self.number = _IDLE
+
+    def get(self) -> Any:
+        """Take a task and claim it; None is the end. One that cannot be unpickled fails with that error."""
+        must_not_block("get")
+        message = self._queue._reader.take(True)
+        assert message is not None
+        (number,) = _HEAD.unpack_from(message)
+        if number == _IDLE:
+            return None
+        self._claim.replace(number)
+        self.number = number
+        try:
+            return ForkingPickler.loads(memoryview(message)[_HEAD.size :])
+        except Exception as error:
+            return None, None, _reraise, (error,), {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tasks, (self._queue, self._claim)
+
+
+class Results:
+    """The channel of results, as a worker sees it."""
+
+    def __init__(self, queue: SimpleQueue, tasks: Tasks) -> None:
+        self._queue = queue
+        self._tasks = tasks
+        self._reader = queue._reader
+
+    def put(self, result: Any) -> None:
+        """Send the result of the task that was taken last."""
+        self._queue.put((self._tasks.number, result))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Results, (self._queue, self._tasks)
+
+
+class _Death:
+    """The note of a worker's death."""
+
+    def __init__(self, pid: int, exitcode: int, claimed: int) -> None:
+        self.pid, self.exitcode, self.claimed = pid, exitcode, claimed
+
+    def error(self) -> WorkerDied:
+        how = f"ended with exit code {self.exitcode}"
+        if self.exitcode < 0:
+            number = -self.exitcode
+            known = {one.value: one.name for one in signal.Signals}
+            how = f"was killed by signal {number} ({known.get(number, 'unknown')})"
+        return WorkerDied(
+            f"worker process {self.pid} {how} while it worked on this task; the pool goes on. The task may have had "
+            "effects: submit it again only if it may run twice",
+            pid=self.pid,
+            exitcode=self.exitcode,
+        )
+
+
+class Crew:
+    """What the parent knows of its workers and tasks. It does not know the pool, which may go before its threads do.
+
+    The thread that replaces workers calls ``start``, the one that sends tasks ``send``, and the one that reads results
+    ``receive``. What they share are dicts whose operations are atomic.
+    """
+
+    def __init__(self, tasks: SimpleQueue, results: SimpleQueue) -> None:
+        self._tasks = tasks
+        self._results = results
+        self._sending = threading.Lock()  # tasks are sent in the order of their numbers
+        self._number = _IDLE  # the last one given
+        self._written = _IDLE  # the last one that was sent
+        self._newest = _IDLE  # the last one that is known to have been taken
+        self._sent: dict[int, bytes] = {}  # number of each task without a result: it, pickled
+        self._keys: dict[int, tuple[int, int]] = {}  # its job and its place there, as the pool names it
+        self._workers: dict[process.BaseProcess, KMutex[int]] = {}
+        self._free: list[KMutex[int]] = []  # claims of the dead, for the next workers
+        self._again: deque[int] = deque()  # numbers of tasks that are to be sent again
+        self._doubt = _IDLE  # tasks up to this number may have been lost with a worker
+        self._suspects: set[int] = set()  # tasks that nobody seems to have
+        self._since = 0.0  # when that was seen
+        self._marked = False  # whether a mark is under way in the channel of results
+        self._next_look = 0.0
+
+    def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess:
+        """Make the process of a new worker, with the arguments that multiprocessing.Pool gives; note who has died."""
+        self.note_deaths()
+        claim = self._free.pop() if self._free else KMutex(_IDLE)
+        _, _, *rest = kwargs.pop("args")
+        tasks = Tasks(self._tasks, claim)
+        worker: process.BaseProcess = ctx.Process(*args, args=(tasks, Results(self._results, tasks), *rest), **kwargs)
+        self._workers[worker] = claim
+        return worker
+
+    def note_deaths(self) -> None:
+        """Put a note into the channel of results for each worker that has ended."""
+        for worker, claim in list(self._workers.items()):
+            if worker._popen is not None and worker.exitcode is not None:  # type: ignore[attr-defined]
+                # In this order: until the note is under way, the task counts as claimed.
+                self._results.put((_IDLE, _Death(worker.pid or 0, worker.exitcode, claim.peek())))
+                del self._workers[worker]
+                claim.replace(_IDLE)
+                self._free.append(claim)
+
+    def send(self, task: Any) -> None:
+        """Send a task to whichever worker takes it; None ends one worker."""
+        with self._sending:
+            self._send_again(wait=True)
+            if task is None:
+                self._tasks._writer.send_whole(_HEAD.pack(_IDLE), b"")
+                return
+            self._send(task[:2], bytes(ForkingPickler.dumps(task)), wait=True)
+
+    def _send(self, key: tuple[int, int], task: bytes, wait: bool) -> bool:
+        """Send a pickled task. Returns False if there is no room for it now."""
+        self._number = number = self._number + 1
+        self._keys[number] = key
+        self._sent[number] = task
+        done = False
+        try:
+            done = self._tasks._writer.send_whole(_HEAD.pack(number), task, wait)
+        finally:
+            if not done:
+                self._forget(number)
+        self._written = number
+        return done
+
+    def _send_again(self, wait: bool) -> None:
+        while self._again:
+            number = self._again[0]
+            task, key = self._sent.get(number), self._forget(number)
+            if task is not None and key is not None and not self._send(key, task, wait):
+                self._sent[number], self._keys[number] = task, key
+                return
+            self._again.popleft()
+
+    def _forget(self, number: int) -> tuple[int, int] | None:
+        self._sent.pop(number, None)
+        return self._keys.pop(number, None)
+
+    def receive(self) -> Any:
+        """Return the next result as multiprocessing.Pool has it: (job, place, (succeeded, value)); None is the end.
+
+        It takes one message, as whoever looked before whether there is one expects.
+        """
+        reader: End = self._results._reader
+        while self._doubt or self._again:
+            now = time.monotonic()
+            if now >= self._next_look:
+                self._next_look = now + _SETTLED / 2
+                self._look_for_lost(now)
+            if reader.poll(_SETTLED / 2):
+                break
+        message = self._results.get()
+        if message is None:
+            return None
+        number, result = message
+        if number != _IDLE:
+            self._newest = max(self._newest, number)
+            # A result that is known already is of a task that was sent again although it had been taken.
+            key = self._forget(number)
+            return (*key, result[2]) if key is not None else _NOTHING
+        if result == _MARK:
+            self._again.extend(sorted(number for number in self._suspects if number in self._sent))
+            self._suspects, self._marked, self._next_look = set(), False, 0.0
+            return _NOTHING
+        key = self._forget(result.claimed)
+        if key is not None:
+            return (*key, (False, result.error()))
+        if result.exitcode != 0:
+            self._doubt = self._number
+        return _NOTHING
+
+    def _look_for_lost(self, now: float) -> None:
+        """Send again what a dead worker had taken without a claim.
+
+        Tasks are taken in the order of their numbers: all up to one that was claimed or done have been taken, and all
+        that were sent when the channel is empty. Such a task that nobody claims is suspect. If nobody has claimed it
+        after _SETTLED either, no living worker is about to; then it is done, or it is lost. If it is done, its result
+        lies in the channel of results before the mark that is put there now. So when the mark is read, it is lost.
+        """
+        if self._again and self._sending.acquire(False):  # else the thread that sends will see to it
+            try:
+                self._send_again(wait=False)
+            finally:
+                self._sending.release()
+        if self._marked:
+            return
+        written = self._written
+        empty = self._tasks._reader.size() == 0
+        claimed = {claim.peek() for claim in list(self._workers.values())}
+        self._newest = max(self._newest, written if empty else _IDLE, *claimed)
+        nobodys = {number for number in list(self._sent) if number <= self._newest} - claimed - set(self._again)
+        if not self._suspects:
+            self._suspects, self._since = nobodys, now
+        elif now - self._since >= _SETTLED:
+            self._suspects &= nobodys
+            mark = ForkingPickler.dumps((_IDLE, _MARK))
+            self._marked = bool(self._suspects) and self._results._writer.send_whole(b"", mark, wait=False)
+        if not self._suspects and (self._newest >= self._doubt or not self._sent):
+            self._doubt = _IDLE

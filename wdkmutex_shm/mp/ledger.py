@@ -1,0 +1,320 @@
+"""How many items of a queue are where, so that none of them is counted for ever after a process died with it.
+
+The state: [tasks done early, whether a process that takes items has died, then five numbers for each process: the
+process, items that it put and that still wait in it ("reserved"), items of it that lie in the channel ("sent"), items
+that it took and has not finished ("in hand"), whether it takes items...].
+
+An item is counted with the process that put it, until somebody takes it. So what a dead process had reserved is struck
+off at once. Two short windows remain, and are closed by looking into the channel, see :meth:`Ledger.mend`:
+a process that dies between taking an item and striking it off, and one that dies between sending it and noting that.
+"sent" may be below zero for an instant: the taker may be faster than the sender with its note.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .. import KMutex, _watch
+from .._section import CriticalSection
+from .._swap import exchange_if
+from .cells import SLICE, Attempt, Cell, Line, State, deadline_of, left, must_not_block, wait_for_change
+from .channel import End
+from .parties import is_dead, me
+
+__all__ = ["Counter", "Ledger", "open_books"]
+
+_EARLY, _GONE, _FIRST = range(3)
+_PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
+_WIDTH = 5
+
+
+def _entry(state: State, party: int) -> int | None:
+    for at in range(_FIRST, len(state), _WIDTH):
+        if state[at] == party:
+            return at
+    return None
+
+
+def _add(state: State, party: int, column: int, number: int) -> None:
+    """Change a number of a process; strike off a process all of whose numbers are zero."""
+    at = _entry(state, party)
+    if at is None:
+        if number < 0:
+            return  # it died, and was struck off
+        at = len(state)
+        state += (party, 0, 0, 0, 0)
+    state[at + column] += number
+    if not any(state[at + 1 : at + _WIDTH]):
+        del state[at : at + _WIDTH]
+
+
+def _sum(state: State, *columns: int) -> int:
+    return sum(sum(state[_FIRST + column :: _WIDTH]) for column in columns)
+
+
+def _bury(state: State) -> None:
+    """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
+    for at in reversed(range(_FIRST, len(state), _WIDTH)):
+        if is_dead(state[at]):
+            state[_GONE] |= state[at + _TAKES]
+            state[at + _RESERVED] = state[at + _IN_HAND] = state[at + _TAKES] = 0
+            state[at + _SENT] = max(0, state[at + _SENT])  # below zero: taken, and still among what was reserved
+            if not state[at + _SENT]:
+                del state[at : at + _WIDTH]
+
+
+def _strike_lost(state: State) -> None:
+    """Strike off what was sent: the channel is empty, and a process that takes items has died."""
+    for at in reversed(range(_FIRST, len(state), _WIDTH)):
+        state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
+        if not any(state[at + 1 : at + _WIDTH]):
+            del state[at : at + _WIDTH]
+    if not _sum(state, _RESERVED):  # else one of these may have been taken by the dead, too
+        state[_GONE] = 0
+
+
+class Ledger:
+    """The books of one queue.
+
+    Args:
+        most: how many items it takes, 0 for any number. reader: the reading end of its channel.
+        joinable: whether items are followed until they are done.
+    """
+
+    def __init__(
+        self, mutex: KMutex[bytes] | None, line: CriticalSection | None, most: int, reader: End, joinable: bool
+    ):
+        self.cell = Cell("ib", "qiiib", [0, 0] if mutex is None else mutex)
+        self.line = Line(line)
+        self.most = most
+        self.joinable = joinable
+        self._reader = reader
+        self._taker = 0  # the process that this object noted as one that takes items
+        self._looked = (-1, 0.0)  # the commit word when the channel was last found empty, and when that was
+
+    def reserve(self, block: bool, timeout: float | None) -> bool:
+        """Count one more item with this process. Returns False when the queue stayed full."""
+        if block and self.most:
+            must_not_block("put")
+        if self.reserve_now():
+            return True
+        if not block:
+            self.mend()
+            return bool(self.reserve_now())
+        return self.line.wait(self.cell.mutex, _Room(self), timeout)
+
+    def reserve_now(self) -> bool | None:
+        """Count one more item, if there is room: True, else None."""
+        return self.cell.change(self._reserve)
+
+    def _reserve(self, state: State) -> bool | None:
+        if self.most and _sum(state, _RESERVED, _SENT) >= self.most:
+            return None
+        _add(state, me(), _RESERVED, 1)
+        return True
+
+    def release(self) -> None:
+        """An item of this process could not be sent: it is counted no more."""
+
+        def strike(state: State) -> bool:
+            _add(state, me(), _RESERVED, -1)
+            return True
+
+        self.cell.change(strike)
+
+    def sent(self, count: int) -> None:
+        """So many items of this process lie in the channel, or were taken from it already."""
+
+        def note(state: State) -> bool:
+            at = _entry(state, me())
+            if at is not None:
+                state[at + _SENT] += count
+                _add(state, me(), _RESERVED, -count)
+            return True
+
+        self.cell.change(note)
+
+    def will_take(self) -> None:
+        """Note that this process takes items, before it takes the first one."""
+        party = me()
+        if self._taker == party:
+            return
+        self.mend()  # who comes removes who has gone: else the state would grow with each process
+
+        def note(state: State) -> bool | None:
+            at = _entry(state, party)
+            if at is not None and state[at + _TAKES]:
+                return None
+            _add(state, party, _TAKES, 1)
+            return True
+
+        self.cell.change(note)
+        self._taker = party
+
+    def taken(self, party: int) -> None:
+        """This process took an item that ``party`` had put."""
+
+        def note(state: State) -> bool:
+            _add(state, party, _SENT, -1)
+            if self.joinable:
+                _add(state, me(), _IN_HAND, 1)
+            return True
+
+        self.cell.change(note)
+
+    def done(self) -> None:
+        """An item that was taken is done, by whomever.
+
+        Raises:
+            ValueError: all are.
+        """
+
+        def note(state: State) -> bool:
+            if self._open(state) <= 0:
+                raise ValueError("task_done() called too many times")
+            holders = [at for at in range(_FIRST, len(state), _WIDTH) if state[at + _IN_HAND] > 0]
+            if holders:
+                mine = _entry(state, me())
+                _add(state, state[mine if mine in holders else holders[0]], _IN_HAND, -1)
+            else:
+                state[_EARLY] += 1
+            return True
+
+        self.cell.change(note)
+
+    @staticmethod
+    def _open(state: State) -> int:
+        return _sum(state, _RESERVED, _SENT, _IN_HAND) - int(state[_EARLY])
+
+    def wait_until_done(self, timeout: float | None = None) -> bool:
+        """Wait until all items are done. What a dead process had put but not sent, or not finished, counts as done."""
+        must_not_block("join")
+        deadline = deadline_of(timeout)
+        while not wait_for_change(
+            self.cell.mutex, lambda: self._open(self.cell.peek()) <= 0 or None, deadline, 2 * SLICE
+        ):
+            self.mend()
+            if left(deadline, 1.0) <= 0:
+                return False
+        return True
+
+    def count(self) -> int:
+        """How many items were put and not taken."""
+        return max(0, _sum(self.cell.peek(), _RESERVED, _SENT))
+
+    def full(self) -> bool:
+        """Whether there is no room. What died with a process takes none."""
+        if not self._is_full():
+            return False
+        self.mend()
+        return self._is_full()
+
+    def _is_full(self) -> bool:
+        return self.most > 0 and self.count() >= self.most
+
+    def mend(self) -> None:
+        """Strike off what died with a process.
+
+        An item that lies in no channel, and that nobody has noted for a while, was in the hands of a taker that died,
+        if one has died. Else a living one has it, that is stopped perhaps, and will note it.
+
+        It tries once: if others commit meanwhile, what was seen of the channel need not be so any more.
+        """
+        commit = _watch.commits(self.cell.mutex)
+        state = self.cell.peek()
+        now = time.monotonic()
+        try:
+            empty = self._reader.size() == 0
+        except OSError:
+            empty = False  # closed here: others look
+        settled = empty and self._looked[0] == commit and now - self._looked[1] >= SLICE / 2
+        if not empty or self._looked[0] != commit:
+            self._looked = (commit if empty else -1, now)
+        before = list(state)
+        _bury(state)
+        if settled and state[_GONE]:
+            _strike_lost(state)
+        if state != before:
+            self.cell.commit_if(commit, state)
+
+    def shared(self) -> tuple[Any, ...]:
+        """What another process needs to open the same books, beside the channel."""
+        return self.cell.mutex, self.line.section, self.most, self.joinable
+
+
+class _Room(Attempt):
+    """Waiting for room in a queue."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def take(self, first: bool) -> bool | None:
+        self.had = bool(self._ledger.reserve_now())
+        return self.had or None
+
+    def give_back(self) -> None:
+        self._ledger.release()
+
+    def mend(self, first: bool) -> None:
+        self._ledger.mend()
+
+
+class Counter:
+    """The books of a queue that takes any number of items and is not joined: one number, for ``qsize()``.
+
+    Items that died with a process stay counted.
+    """
+
+    most = 0
+
+    def __init__(self, cell: KMutex[int] | None) -> None:
+        self.cell: KMutex[int] = KMutex(0) if cell is None else cell
+
+    def _add(self, number: int) -> None:
+        found = self.cell.peek()
+        while True:
+            expected = found
+            found = exchange_if(self.cell, expected, expected + number)
+            if found == expected:
+                return
+
+    def reserve(self, _block: bool, _timeout: float | None) -> bool:
+        """Count one more item."""
+        self._add(1)
+        return True
+
+    def release(self) -> None:
+        """An item could not be sent."""
+        self._add(-1)
+
+    def will_take(self) -> None:
+        """Who takes items is not noted here."""
+
+    def sent(self, _count: int) -> None:
+        """Items were sent; they are counted already."""
+
+    def taken(self, _party: int) -> None:
+        """An item was taken."""
+        self._add(-1)
+
+    def count(self) -> int:
+        """How many items were put and not taken."""
+        return max(0, self.cell.peek())
+
+    def full(self) -> bool:
+        """Never."""
+        return False
+
+    def shared(self) -> tuple[Any, ...]:
+        """What another process needs to open the same books."""
+        return self.cell, None, 0, False
+
+
+def open_books(
+    cell: KMutex[Any] | None, line: CriticalSection | None, most: int, joinable: bool, reader: End
+) -> Ledger | Counter:
+    """Return the books that fit a queue: new ones, or those that ``shared()`` of another process's told of."""
+    if most or joinable:
+        return Ledger(cell, line, most, reader, joinable)
+    return Counter(cell)

@@ -1,0 +1,54 @@
+"""Pool: as ``multiprocessing.pool.Pool``, and goes on when workers are killed.
+
+The pool of multiprocessing stops for ever when a worker is killed: one that was idle took the lock of the task queue
+with it, one that was busy took the task. Here no channel has a lock, and :mod:`wdkmutex_shm.mp.crew` keeps the books.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing import pool
+from typing import Any
+
+from .crew import Crew
+
+__all__ = ["Pool"]
+
+
+class Pool(pool.Pool):
+    """A pool of workers; see ``multiprocessing.Pool``.
+
+    A worker that dies is replaced. If it was working, its task (for ``map`` with chunks: its chunk) fails with
+    :class:`~wdkmutex_shm.WorkerDied`, because nobody can know what of it was done; all other tasks are done. One that
+    was idle is not missed.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        if context is None:
+            from .context import get_context
+
+            context = get_context()
+        super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+
+    def _setup_queues(self) -> None:
+        self._inqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
+        self._outqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
+        crew = Crew(self._inqueue, self._outqueue)
+        self.Process = crew.start  # type: ignore[method-assign, assignment]
+        self._quick_put = crew.send
+        self._quick_get = crew.receive
+
+    @staticmethod
+    def _help_stuff_finish(inqueue: Any, task_handler: Any, _size: int) -> None:
+        # The thread that sends tasks may be waiting for room.
+        while task_handler.is_alive() and inqueue._reader.poll():
+            inqueue._reader.take(False)
+            time.sleep(0)

@@ -1,0 +1,242 @@
+"""Queue, JoinableQueue and SimpleQueue without a lock that a reader or a writer could die with.
+
+Items go through a :class:`~wdkmutex_shm.mp.channel.Channel`, which takes and gives each of them whole. The feeder
+thread, closing and joining are those of ``multiprocessing.queues.Queue``.
+
+What a killed process loses: the items in its feeder thread's buffer, and the one that it had taken. Nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections import deque
+from multiprocessing import context, queues, util
+from multiprocessing.reduction import ForkingPickler
+from queue import Empty, Full
+from typing import Any
+
+from .cells import deadline_of, must_not_block
+from .channel import Channel, End
+from .ledger import Counter, Ledger, open_books
+from .parties import me
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+_PUTTER = struct.Struct("=q")  # before each item of a Queue: the process that put it
+_BATCH = 16  # items that a feeder thread sends before it writes that down, if more are waiting
+_NO_LIMIT = 2**31 - 1  # as multiprocessing has it
+
+# What is inherited is not in the stubs of the standard library, or more narrow there than it is.
+# mypy: disable-error-code="override, misc, type-arg, attr-defined"
+
+
+class _NoLock:
+    """In the place of the locks that multiprocessing's queues have."""
+
+    def acquire(self, _block: bool = True, _timeout: float | None = None) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Sender:
+    """Sends a feeder thread's items. It must not know the queue, which ends the thread when it is collected itself."""
+
+    def __init__(self, writer: End, ledger: Ledger | Counter, buffer: deque[Any]) -> None:
+        self._writer = writer
+        self._ledger = ledger
+        self._buffer = buffer
+        self._unnoted = 0
+        self._is_sent = False
+
+    def __call__(self, item: Any) -> None:
+        self._writer.send_whole(_PUTTER.pack(me()), item)
+        self._unnoted += 1
+        if self._unnoted >= _BATCH or not self._buffer or self._buffer[0] is queues._sentinel:
+            try:
+                self._note()
+            except BaseException:
+                self._is_sent = True
+                raise
+
+    def _note(self) -> None:
+        if self._unnoted:
+            self._ledger.sent(self._unnoted)
+            self._unnoted = 0
+
+    def release(self) -> None:
+        """The feeder thread's call after an item failed: it could not be pickled or sent, or was sent and not noted."""
+        if self._is_sent:
+            self._is_sent = False  # it is noted with the next one
+            return
+        self._note()
+        self._ledger.release()
+
+
+class Queue(queues.Queue):
+    """A queue for any number of processes; see ``multiprocessing.Queue``.
+
+    IRQL: what may have to wait (``get()``; ``put()`` with a ``maxsize``) up to APC, the rest up to DISPATCH.
+    """
+
+    _joinable = False
+
+    def __init__(self, maxsize: int = 0, *, ctx: Any) -> None:
+        channel = Channel()
+        ledger = open_books(None, None, max(0, maxsize), self._joinable, channel.reader)
+        self._attach(False, channel.reader, channel.writer, ledger, os.getpid())
+        util.register_after_fork(self, queues.Queue._after_fork)
+
+    def _attach(self, ignore_epipe: bool, reader: End, writer: End, ledger: Ledger | Counter, opid: int) -> None:
+        self._ignore_epipe = ignore_epipe
+        self._reader, self._writer = reader, writer
+        self._ledger = ledger
+        self._rlock = self._wlock = _NoLock()
+        self._maxsize = ledger.most or _NO_LIMIT
+        self._opid = opid
+        self._reset()
+
+    def _reset(self, after_fork: bool = False) -> None:
+        super()._reset(after_fork)
+        self._send_bytes = self._sem = _Sender(self._writer, self._ledger, self._buffer)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        context.assert_spawning(self)
+        return self._ignore_epipe, self._reader, self._writer, self._ledger.shared(), self._opid
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        ignore_epipe, reader, writer, (cell, line, most, joinable), opid = state
+        self._attach(ignore_epipe, reader, writer, open_books(cell, line, most, joinable, reader), opid)
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item into the buffer of this process's feeder thread.
+
+        Args:
+            timeout: seconds to wait for room; None for no limit. Without meaning if not ``block``.
+
+        Raises:
+            ValueError: the queue is closed. queue.Full: there was no room in time.
+            IrqlTooHigh: it may have to wait, and the thread must not block.
+        """
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        if not self._ledger.reserve(block, timeout):
+            raise Full
+        with self._notempty:
+            if self._thread is None:
+                self._start_thread()
+            self._buffer.append(obj)
+            self._notempty.notify()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take an item.
+
+        Args:
+            timeout: seconds to wait for one; None for no limit. Without meaning if not ``block``.
+
+        Raises:
+            ValueError: the queue is closed. queue.Empty: there was none in time.
+            IrqlTooHigh: it may have to wait, and the thread must not block.
+        """
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        if block:
+            must_not_block("get")
+        self._ledger.will_take()
+        if block and timeout is None:
+            raw = self._reader.take(True)
+        else:
+            raw = self._take_until(deadline_of(timeout if block else 0))
+        if raw is None:
+            raise Empty
+        (putter,) = _PUTTER.unpack_from(raw)
+        self._ledger.taken(putter)
+        return ForkingPickler.loads(memoryview(raw)[_PUTTER.size :])
+
+    def _take_until(self, deadline: float | None) -> bytes | None:
+        assert deadline is not None
+        while True:
+            raw: bytes | None = self._reader.take(False)
+            if raw is not None:
+                return raw
+            seconds = deadline - time.monotonic()
+            if seconds <= 0 or not self._reader.poll(seconds):
+                return None
+
+    def qsize(self) -> int:
+        """How many items were put, anywhere, and not taken; without ``maxsize``, also what died with a process."""
+        return self._ledger.count()
+
+    def full(self) -> bool:
+        """Whether there is no room for another item."""
+        return self._ledger.full()
+
+
+class JoinableQueue(Queue):
+    """A queue that can be joined; see ``multiprocessing.JoinableQueue``.
+
+    ``join()`` does not wait for what nobody can finish any more: items that a killed process had put but not sent, and
+    those that it had taken without calling ``task_done()``.
+    """
+
+    _joinable = True
+
+    def task_done(self) -> None:
+        """An item that was taken is done.
+
+        Raises:
+            ValueError: called more often than there were items.
+        """
+        self._books().done()
+
+    def join(self) -> None:
+        """Wait until all items are done.
+
+        Raises:
+            IrqlTooHigh: the thread must not block.
+        """
+        self._books().wait_until_done()
+
+    def _books(self) -> Ledger:
+        assert isinstance(self._ledger, Ledger)
+        return self._ledger
+
+
+class SimpleQueue(queues.SimpleQueue):
+    """A queue that is a channel and nothing else; see ``multiprocessing.SimpleQueue``."""
+
+    def __init__(self, *, ctx: Any) -> None:
+        channel = Channel()
+        self._attach(channel.reader, channel.writer)
+
+    def _attach(self, reader: End, writer: End) -> None:
+        self._reader, self._writer = reader, writer
+        self._rlock = self._wlock = _NoLock()
+        self._poll = reader.poll
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        context.assert_spawning(self)
+        return self._reader, self._writer
+
+    def __setstate__(self, state: tuple[End, End]) -> None:
+        self._attach(*state)
+
+    def get(self) -> Any:
+        """Take an item; wait for one. Raises IrqlTooHigh where the thread must not block."""
+        must_not_block("get")
+        raw = self._reader.take(True)
+        assert raw is not None
+        return ForkingPickler.loads(raw)
+
+    def put(self, obj: Any) -> None:
+        """Put an item; wait for room in the channel."""
+        self._writer.send_whole(b"", ForkingPickler.dumps(obj))

@@ -1,0 +1,191 @@
+"""Semaphore and BoundedSemaphore, which take back what a dead process had acquired.
+
+A semaphore is used in two ways. As a *resource*, whoever acquires it releases it; a process that dies in between must
+give back what it has. As a *signal*, one process releases what another acquires (a semaphore that begins with 0, or one
+that counts the free places of a queue); what a dead process had acquired is then used up, and nothing may be given
+back. A semaphore is taken for a resource until the first release by a process that has acquired nothing: from then on
+it is a signal. If something was given back before that turned out, the release is taken for the dead process's, and not
+counted twice.
+
+The state: [value, given back, whether it is a resource, process, how many it has, process, how many it has, ...].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import KMutex
+from .._section import CriticalSection
+from .cells import Attempt, Cell, Line, Shared, State, must_not_block
+from .parties import is_dead, me
+
+__all__ = ["BoundedSemaphore", "Semaphore"]
+
+SEM_VALUE_MAX = 2**31 - 1  # as multiprocessing has it
+
+_VALUE, _GIVEN, _RESOURCE, _HOLDERS = range(4)
+
+
+def _cell(first: State | KMutex[bytes]) -> Cell:
+    return Cell("iib", "qi", first)
+
+
+def _place_of(state: State, party: int) -> int | None:
+    """Where in the state a process stands."""
+    for at in range(_HOLDERS, len(state), 2):
+        if state[at] == party:
+            return at
+    return None
+
+
+def _take(state: State) -> bool | None:
+    if state[_VALUE] <= 0:
+        return None
+    state[_VALUE] -= 1
+    if state[_RESOURCE]:
+        party = me()
+        at = _place_of(state, party)
+        if at is None:
+            state += (party, 1)
+        else:
+            state[at + 1] += 1
+    return True
+
+
+def _give_back(state: State) -> bool | None:
+    """Take back what the dead have."""
+    if not state[_RESOURCE]:
+        return None
+    alive: State = []
+    back = 0
+    for at in range(_HOLDERS, len(state), 2):
+        if is_dead(state[at]):
+            back += state[at + 1]
+        else:
+            alive += state[at : at + 2]
+    if not back:
+        return None
+    state[_VALUE] += back
+    state[_GIVEN] += back
+    state[_HOLDERS:] = alive
+    return True
+
+
+class _Attempt(Attempt):
+    def __init__(self, semaphore: Semaphore) -> None:
+        self._semaphore = semaphore
+        self._cell = semaphore._cell
+
+    def take(self, first: bool) -> bool | None:
+        self.had = bool(self._cell.change(_take))
+        return self.had or None
+
+    def give_back(self) -> None:
+        self._semaphore.release()
+
+    def mend(self, first: bool) -> None:
+        self._cell.change(_give_back)
+
+
+class Semaphore(Shared):
+    """A semaphore; see the module for what becomes of a dead process's part.
+
+    Acquiring without ``block``, and releasing, work up to IRQL DISPATCH; acquiring with ``block`` up to APC.
+    """
+
+    def __init__(self, value: int = 1, *, ctx: Any) -> None:
+        self._begin(value, SEM_VALUE_MAX)
+
+    def _begin(self, value: int, most: int) -> None:
+        if not 0 <= value <= SEM_VALUE_MAX:
+            raise ValueError(f"a semaphore begins with 0 to {SEM_VALUE_MAX}, not {value}")
+        self._attach(_cell([value, 0, 1]).mutex, CriticalSection(), most)
+
+    def _attach(self, mutex: KMutex[bytes], line: CriticalSection, most: int) -> None:
+        self._cell = _cell(mutex)
+        self._line = Line(line)
+        self.maxvalue = most
+
+    def _shared(self) -> tuple[Any, ...]:
+        return self._cell.mutex, self._line.section, self.maxvalue
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take one. Returns False when there was none in time.
+
+        Args:
+            timeout: seconds to wait; None for no limit, a negative one is as 0. Without meaning if not ``block``.
+
+        Raises:
+            IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
+        """
+        if block:
+            must_not_block("acquire")
+        if self._cell.change(_take):
+            return True
+        if not block:
+            return bool(self._cell.change(_give_back) and self._cell.change(_take))
+        return self._line.wait(self._cell.mutex, _Attempt(self), timeout)
+
+    def release(self) -> None:
+        """Put one back.
+
+        Raises:
+            ValueError: the semaphore is bounded and at its bound.
+        """
+        self._cell.change(self._put)
+
+    def _put(self, state: State) -> bool:
+        at = _place_of(state, me()) if state[_RESOURCE] else None
+        if at is not None:
+            state[at + 1] -= 1
+            if not state[at + 1]:
+                del state[at : at + 2]
+        else:
+            state[_RESOURCE] = 0
+            del state[_HOLDERS:]
+            if state[_GIVEN]:
+                state[_GIVEN] -= 1  # that one was given back when the process died that this one stands in for
+                return True
+        if state[_VALUE] >= self.maxvalue:
+            raise ValueError("semaphore or lock released too many times")
+        state[_VALUE] += 1
+        return True
+
+    def get_value(self) -> int:
+        """How many can be taken now. Never blocks."""
+        return int(self._cell.peek()[_VALUE])
+
+    def locked(self) -> bool:
+        """Whether there is none. Never blocks."""
+        return self.get_value() == 0
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self.get_value()})>"
+
+    # What multiprocessing's own modules, and others, look at.
+
+    @property
+    def _semlock(self) -> Semaphore:
+        return self
+
+    def _get_value(self) -> int:
+        return self.get_value()
+
+    def _is_zero(self) -> bool:
+        return self.get_value() == 0
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that raises ValueError when it is released more often than it was acquired."""
+
+    def __init__(self, value: int = 1, *, ctx: Any) -> None:
+        self._begin(value, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self.get_value()}, maxvalue={self.maxvalue})>"
