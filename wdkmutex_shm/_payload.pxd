@@ -15,7 +15,7 @@ cdef int publish(Segment segment, Py_ssize_t index, uint64_t generation, const E
 # The same in parts, for several mutexes at once: everything before the store of the commit word, which it returns (no Python
 # code may run between the last of these and the stores), and what is done after it by the thread with this serial, as long as
 # that commit is the last and the lock is held.
-cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except 0
+cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except? 0
 cdef int published(Segment segment, Py_ssize_t index, const Encoded *value, uint64_t commit, uint64_t serial) except -1
 # Removes what a holder that died while it committed left behind.
 cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1

@@ -253,7 +253,7 @@ cdef unsigned char *new_room(Segment segment, Py_ssize_t index, int buffer, uint
     return mapping.base + WDKM_DATA_HEADER
 
 
-cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except 0:
+cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, const Encoded *value) except? 0:
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef uint64_t commit = slot.commit
     cdef int buffer = (commit & 1) ^ 1
