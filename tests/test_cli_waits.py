@@ -117,7 +117,7 @@ def test_a_circle(cli: Command, form: str) -> None:
         try:
             wait_until(lambda: child.silent(0.3))
             if form == "json":
-                rows = _rows(cli, mine.segment)
+                rows = _rows(cli, mine.segment, theirs.segment)
                 assert [(row["pid"], row["deadlock"]) for row in rows] == [(child.pid, True), (os.getpid(), True)]
             elif form == "dot":
                 dot = cli("waits", "--dot")
