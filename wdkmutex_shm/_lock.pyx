@@ -16,8 +16,10 @@ generation moved on           MutexDestroyed, found after acquiring and after ea
 ============================  ==========================================================================================
 
 A waiter parks in slices: the first lasts until it has waited STARVE, when it declares itself starving and writes down on
-the board what it waits for; later ones grow to SLICE. After each it looks at signals, the deadline and the generation;
-from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
+the board what it waits for; later ones grow to SLICE as long as the lock does not change hands. Where it does, a newcomer
+may lose its patience with those who starve, and they must declare themselves anew: each looks after POLITE times their
+number, so that all together wake no more often than one alone. After each slice it looks at signals, the deadline and the
+generation; from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -146,6 +148,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
     cdef int64_t start = wdkm_now()
     cdef int64_t now = start
     cdef int64_t slice_ = STARVE
+    cdef uint32_t acquired = slot.acquired_low
     cdef int64_t suspect = start + SUSPECT
     cdef int64_t until
     cdef uint64_t ticket = 0
@@ -186,7 +189,8 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 suspect = now + (SOON if looks < 3 else RARELY)
                 if is_waiting(wdkm_load64(&slot.owner)):
                     deadlock.refuse(ticket)
-            slice_ = min(SLICE, slice_ * 4)
+            slice_ = min(SLICE, POLITE * max(slot.starving, 1) if slot.acquired_low != acquired else slice_ * 4)
+            acquired = slot.acquired_low
     finally:
         forget(ticket)
         if starving:
