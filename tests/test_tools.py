@@ -117,6 +117,12 @@ def test_no_python(clone: Path, path_without_compiler: str) -> None:
     assert "/bin/false" in _said(clone / "tools" / "demo", PYTHON="/bin/false")
 
 
+@pytest.mark.parametrize("share", ["3/2", "0/2", "1", "1/0"])
+def test_a_share_that_is_none(share: str, clone: Path) -> None:
+    assert share in _said(clone / "tools" / "test", PYTHON=sys.executable, WDKM_SHARE=share)
+    assert not (clone / ".venv").exists()
+
+
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
 def test_the_shell_can_read_them(tool: Path) -> None:
     subprocess.run(["bash", "-n", str(tool)], check=True, timeout=DEADLINE)

@@ -68,7 +68,7 @@ wdkm_stamp() {
     done
     {
         wdkm_identity "$PYTHON"
-        printf '%s\n' "${WDKMUTEX_SANITIZE:-}" "${WDKMUTEX_PLANTS:-}"
+        printf '%s\n' "${WDKMUTEX_SANITIZE:-}" "${WDKMUTEX_PLANTS:-}" "${WDKMUTEX_QUICK_BUILD:-}"
         (cd -- "$root" && find "${present[@]}" -type f ! -name '*.so' ! -name '*.c' ! -name '*.pyc' \
             ! -path '*.egg-info/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
     } | sha256sum | cut -d' ' -f1
