@@ -19,7 +19,8 @@ cdef enum:  # flags of a guard
     INNER_LOADED = 32   # flags of the outermost guard when this inner lock was taken
     INNER_SET = 64
     NUMBER = 128    # T is an int and `number` is it; always with SET
-    WRITING = 256   # a commit is under way
+    WRITING = 256   # a commit is under way: it stays held, and no other commit begins
+    UNDONE = 512    # with WRITING: rolled back meanwhile
 
 
 cdef class Guard:
@@ -55,6 +56,8 @@ cdef class Guard:
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)
 cdef Guard inner_guard(Guard root)
+# Raise MutexBusy: what a signal handler asks for cannot be done in the midst of a commit.
+cdef int raise_writing(Handle handle, str what) except -1
 # The guard of a hold by one task of the calling thread; `task` is a weak reference to it.
 cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task)
 # Whether a mutex is held by a task that the calling thread runs, or ran; its guard, borrowed from `wdkm_local`, or None.

@@ -45,6 +45,11 @@ cdef bytes encoded_bytes(Codec codec, object value):
         encoded.body[:encoded.body_length] if encoded.body != NULL else b"")
 
 
+cdef int raise_writing(Handle handle, str what) except -1:
+    name = slot_name(handle.slot)
+    raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler {what}", name=name)
+
+
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     cdef Guard guard = Guard.__new__(Guard)
     guard.enter_or_exit = call_guard
@@ -255,6 +260,7 @@ cdef class Guard:
 
         Raises:
             NotOwned: see :attr:`value`. TypeError, OverflowError: msgpack cannot hold it.
+            MutexBusy: a signal handler calls this in the midst of a commit of the same hold, which goes on.
             PagedPoolAllocFailed: no room in shared memory. MutexDestroyed: the mutex is gone.
         """
         cdef Guard top = self if self.root is None else self.root
@@ -307,8 +313,7 @@ cdef class Guard:
                 f"wait_for: this thread holds mutex {name!r} more than once, and others may not change T before all of it "
                 "is released; use the guard of a mutex that was locked once", name=name)
         if self.flags & WRITING:
-            raise MutexBusy(f"wait_for: a commit of mutex {name!r} is under way, and a signal handler would wait in it",
-                            name=name)
+            raise_writing(self.handle, "would release the lock in it")
         return 0
 
     def _let_go(self):
@@ -349,11 +354,13 @@ cdef class Guard:
         self.undo()
 
     cdef int undo(self) except -1:
+        cdef Guard top = self if self.root is None else self.root
+        if top.flags & WRITING:  # by a signal handler: not to be taken for set again if the commit fails
+            top.flags |= UNDONE
+        top.flags &= ~(LOADED | SET | NUMBER)
         if self.root is None:
             self.held = None
-            self.flags &= ~(LOADED | SET | NUMBER)
             return 0
-        self.root.flags &= ~(LOADED | SET | NUMBER)
         if self.flags & INNER_ENCODED:
             self.before = self.handle.codec.decode(self.before)
             self.flags &= ~INNER_ENCODED
@@ -368,16 +375,14 @@ cdef class Guard:
         """Commit T of the outermost guard if it was set, or is a container that changed."""
         cdef Codec codec = self.handle.codec
         cdef Encoded encoded
-        cdef uint32_t was = top.flags & (SET | NUMBER)
+        cdef uint32_t was = top.flags & (SET | NUMBER | WRITING)
         if not was and not (codec.mutable and top.flags & LOADED):
             return 0
-        if was & NUMBER and publish_number(self.handle.slot, self.handle.generation_, top.number):
+        if was == (SET | NUMBER) and publish_number(self.handle.slot, self.handle.generation_, top.number):
             top.flags &= ~(SET | NUMBER)
             return 0
-        if top.flags & WRITING:
-            name = slot_name(self.handle.slot)
-            raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler asked for another; T stands",
-                            name=name)
+        if was & WRITING:
+            raise_writing(self.handle, "asked for another; T stands")
         # What a signal handler sets while this writes is not part of it, and stays to be committed.
         top.flags = top.flags & ~(SET | NUMBER) | WRITING
         try:
@@ -390,10 +395,11 @@ cdef class Guard:
             not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
         except BaseException:
-            top.flags |= was
+            if not top.flags & (SET | UNDONE):
+                top.flags |= was
             raise
         finally:
-            top.flags &= ~WRITING
+            top.flags &= ~(WRITING | UNDONE)
         return 0
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
@@ -423,6 +429,8 @@ cdef class Guard:
         """Release this guard, which must be held by the calling thread."""
         cdef Guard top = self if self.root is None else self.root
         cdef wdkm_thread *me
+        if top.flags & WRITING and top.depth == 1:
+            raise_writing(self.handle, "would release the lock in it")
         self.flags &= ~HELD
         top.depth -= 1
         try:
@@ -498,6 +506,7 @@ cdef class Guard:
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: the thread's level is too high; it is committed and released all the same.
+            MutexBusy: a signal handler leaves it in the midst of a commit, which goes on; the lock is not released.
             Anything that :meth:`commit` raises: the lock is released then, and the old T stands.
         """
         self.leave(kind is None)
@@ -516,6 +525,7 @@ cdef class Guard:
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: nothing is committed or released.
+            MutexBusy: a signal handler calls this in the midst of a commit, which goes on; the lock is not released.
             NotOwned: released already, in another thread, or in a forked child.
             Anything that :meth:`commit` raises: the lock is released then, and the old T stands.
         """

@@ -12,6 +12,7 @@ held by a task of this thread tells the caller, who knows which task it is (OF_T
 held in another process       spins for a microsecond or two, then parks
 held in this process          parks at once: the holder may need the GIL
 owner died                    takes it, repairs the slot, marks the mutex consistent, is told
+WDKM_UNSETTLED, a note        takes it and settles what a dead owner left and those before could not
 generation moved on           MutexDestroyed, found after acquiring and after each slice of waiting
 ============================  ==========================================================================================
 
@@ -30,10 +31,11 @@ from ._guard cimport Guard
 from ._journal cimport settle_note
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (WDKM_NOTE, WDKM_OF_TASK, EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32,
-                     wdkm_cas32, wdkm_futex_wait, wdkm_futex_wake_all, wdkm_load32, wdkm_load64, wdkm_lock_until,
-                     wdkm_lock_word, wdkm_now, wdkm_pause, wdkm_planted, wdkm_slot, wdkm_store32, wdkm_thread, wdkm_unlock,
-                     wdkm_word_abandoned)
+from ._slot cimport (WDKM_NOTE, WDKM_OF_TASK, WDKM_UNSETTLED, EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT,
+                     pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32, wdkm_cas32, wdkm_futex_wait,
+                     wdkm_futex_wake_all, wdkm_keep32, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_lock_word,
+                     wdkm_now, wdkm_pause, wdkm_planted, wdkm_set32, wdkm_slot, wdkm_starving, wdkm_store32,
+                     wdkm_thread, wdkm_unlock, wdkm_word_abandoned)
 from . import deadlock, waits
 from ._thread cimport thread_state
 from .errors import AlreadyOwned, MutexDamaged
@@ -63,7 +65,8 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     """The one place that deals with a dead owner: repair the slot, then mark the mutex consistent.
 
     T needs no repair, because a commit is one store. What can be left behind is the segment of a commit that did not
-    come about, or the note of several commits that are one, which is settled here. A process killed in here leaves the mutex as it found it, and the next locker does all this again.
+    come about, or the note of several commits that are one, which is settled here. A process killed in here leaves the
+    mutex as it found it, and the next locker does all this again.
     """
     cdef uint64_t serial = thread_state().serial
     slot.abandoned_pid = <uint32_t>(slot.owner >> 32)
@@ -71,9 +74,11 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     try:
         if wdkm_load64(&slot.generation) % 2 == 1:
             if slot.pending & WDKM_NOTE:
+                wdkm_set32(&slot.starving, WDKM_UNSETTLED)
                 settle_note(segment, slot)
             else:
                 remove_pending(segment, slot)
+            wdkm_keep32(&slot.starving, ~WDKM_UNSETTLED)
     finally:
         if thread_state().serial == serial and not wdkm_planted("no-consistent"):
             pthread_mutex_consistent(&slot.mutex)
@@ -81,19 +86,19 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
 
 
 cdef int put_off(wdkm_slot *slot) noexcept:
-    """Release a lock whose slot could not be repaired. A note that is left must be settled before T is used, and only those
-    come by here who do not find the lock free: so let it look as if somebody starved for it."""
+    """Release a lock whose slot could not be repaired. A note that is left must be settled before T is used, and
+    WDKM_UNSETTLED sees to it that nobody takes this lock on the fast path, which does not look for one."""
     if slot.pending & WDKM_NOTE:
-        wdkm_add32(&slot.starving, 1)
+        wdkm_set32(&slot.starving, WDKM_UNSETTLED)
     return wdkm_unlock(slot)
 
 
 cdef int serve(wdkm_slot *slot) noexcept nogil:
     """A starving waiter is served, or gives up: newcomers may go on when it was the last."""
     cdef uint32_t waiting = wdkm_load32(&slot.starving)
-    while waiting != 0:
+    while waiting & ~WDKM_UNSETTLED != 0:
         if wdkm_cas32(&slot.starving, waiting, waiting - 1):
-            if waiting == 1:
+            if waiting & ~WDKM_UNSETTLED == 1:
                 wdkm_futex_wake_all(&slot.starving)
             return 0
         waiting = wdkm_load32(&slot.starving)
@@ -117,11 +122,11 @@ cdef int take_free(wdkm_slot *slot, bint overdue) noexcept nogil:
     cdef int code
     if wdkm_lock_word(slot) != 0 and not wdkm_word_abandoned(wdkm_lock_word(slot)):
         return pthread_mutex_trylock(&slot.mutex)  # it is held: EBUSY, or EDEADLK
-    if slot.starving != 0 and not overdue and not did_not_come(slot):
+    if wdkm_starving(slot) != 0 and not overdue and not did_not_come(slot):
         return EBUSY
     code = pthread_mutex_trylock(&slot.mutex)
-    if (code == 0 or code == EOWNERDEAD) and slot.starving != 0:
-        wdkm_store32(&slot.starving, 0)
+    if (code == 0 or code == EOWNERDEAD) and wdkm_starving(slot) != 0:
+        wdkm_keep32(&slot.starving, WDKM_UNSETTLED)
         wdkm_futex_wake_all(&slot.starving)
     return code
 
@@ -132,7 +137,7 @@ cdef bint let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcep
     cdef int64_t now
     while True:
         waiting = wdkm_load32(&slot.starving)
-        if waiting == 0:
+        if waiting & ~WDKM_UNSETTLED == 0:
             return False
         now = wdkm_now()
         if now - start >= POLITE:
@@ -179,7 +184,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 return ETIMEDOUT
             PyErr_CheckSignals()
             held_since(slot)  # so that whoever asks knows since when
-            if not starving or wdkm_load32(&slot.starving) == 0:
+            if not starving or wdkm_starving(slot) == 0:
                 starving = True
                 wdkm_add32(&slot.starving, 1)
             if not is_noted(ticket):
@@ -257,11 +262,12 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         name = slot_name(slot)
         what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
         raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
-    elif slot.pending & WDKM_NOTE:
+    elif (slot.pending & WDKM_NOTE or slot.starving & WDKM_UNSETTLED) and wdkm_load64(&slot.generation) == generation:
         serial = me.serial
         try:
-            settle_note(segment, slot)
-            serve(slot)
+            if slot.pending & WDKM_NOTE:
+                settle_note(segment, slot)
+            wdkm_keep32(&slot.starving, ~WDKM_UNSETTLED)
         except BaseException:
             if thread_state().serial == serial:
                 put_off(slot)
@@ -289,5 +295,5 @@ cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, o
     cdef uint64_t owner = wdkm_load64(&slot.owner)
     wdkm_add32(&slot.timeouts, 1)
     waits.raise_timeout(
-        slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), slot.starving, segment.nonce, index,
+        slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), wdkm_starving(slot), segment.nonce, index,
         generation)

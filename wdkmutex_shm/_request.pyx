@@ -35,7 +35,7 @@ from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
 from ._segment cimport slot_name
 from ._slot cimport (EBUSY, WDKM_OF_TASK, pthread_mutex_trylock, wdkm_acquired, wdkm_load32, wdkm_load64, wdkm_local,
-                     wdkm_lock_word, wdkm_slot, wdkm_thread, wdkm_word_held)
+                     wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
 from ._thread cimport before_fork, running_task, thread_state
 from .errors import AlreadyOwned
 
@@ -162,7 +162,7 @@ def ticket(Handle handle not None):
 
 def anyone_starves(Handle handle not None):
     """Whether anybody counts among the waiters that are served next."""
-    return wdkm_load32(&handle.slot.starving) != 0
+    return wdkm_starving(handle.slot) != 0
 
 
 @cython.final

@@ -29,6 +29,7 @@ cdef extern from "slot.h" nogil:
     const uint64_t WDKM_DATA_MAGIC
     const uint64_t WDKM_JOURNAL_MAGIC
     const uint64_t WDKM_NOTE
+    const uint32_t WDKM_UNSETTLED
     enum:
         WDKM_NOTE_COMMIT
         WDKM_NOTE_PID
@@ -130,6 +131,9 @@ cdef extern from "slot.h" nogil:
     void wdkm_store32(uint32_t *, uint32_t)
     void wdkm_relaxed64(uint64_t *, uint64_t)
     uint32_t wdkm_add32(uint32_t *, uint32_t)
+    void wdkm_set32(uint32_t *, uint32_t)
+    void wdkm_keep32(uint32_t *, uint32_t)
+    uint32_t wdkm_starving(const wdkm_slot *)
     bint wdkm_cas32(uint32_t *, uint32_t, uint32_t)
     bint wdkm_cas64(uint64_t *, uint64_t, uint64_t)
     void wdkm_fence_acquire()

@@ -4,21 +4,23 @@
 Three steps: every T is encoded; then each is written into its buffer that is not current; then all commit words are stored,
 with nothing in between that could fail. What a process leaves that is killed among these stores is settled by means of
 its journal, see `_journal.pyx`.
+
+Encoding and writing may run Python code, and so a signal handler, which may use the guards. From before the first T is
+encoded all of them are marked WRITING: none can be committed or released until all are published, and what is set or rolled
+back meanwhile is no part of it. Before that, while the journal is made, a handler is free to do either: what it commits or
+releases by itself is published by itself, and left out here.
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport Codec, Encoded, wdkm_encode_int
-from ._guard cimport HELD, LOADED, NUMBER, SET, WRITING, Guard
+from ._guard cimport HELD, LOADED, NUMBER, SET, UNDONE, WRITING, Guard, raise_writing
 from ._handle cimport Handle
 from ._journal cimport decide, has_journal, journal_for
 from ._payload cimport current_equals, not_in_child, prepare, published, remove_pending
-from ._segment cimport slot_name
 from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_slot, wdkm_store64, wdkm_thread
 from ._thread cimport before_fork, thread_state
-from .errors import MutexBusy
-
 
 cdef Guard to_write(Guard guard, wdkm_thread *me):
     """The guard whose T must be published with this one, if there may be anything to publish; else None."""
@@ -35,20 +37,22 @@ cdef Guard to_write(Guard guard, wdkm_thread *me):
     return None
 
 
-cdef bint encode(Guard top, uint32_t was, Encoded *encoded, list keep) except -1:
-    """Encode the T of a guard. False for a container that did not change."""
+cdef bint encode(Guard top, uint32_t was, int64_t number, object value, Encoded *encoded, list keep) except -1:
+    """Encode what was the T of a guard. False for a container that did not change."""
     cdef Codec codec = top.handle.codec
     if was & NUMBER:
-        encoded.head_length = wdkm_encode_int(top.number, encoded.head)
+        encoded.head_length = wdkm_encode_int(number, encoded.head)
         encoded.body = NULL
         encoded.body_length = 0
         return True
-    keep.append(codec.encode_into(top.held, encoded))
+    if not was & SET and not (was & LOADED and codec.mutable):
+        return False
+    keep.append(codec.encode_into(value, encoded))
     if not was & SET:
         if current_equals(top.handle.segment_, top.handle.index, encoded):
             return False
         if codec.frozen:
-            codec.check(top.held)
+            codec.check(value)
     return True
 
 
@@ -68,12 +72,14 @@ cdef int have_journal(PyObject **tops, Py_ssize_t count, uint64_t serial) except
 cdef int publish_all(PyObject **tops, Py_ssize_t count) except -1:
     """Publish the T of each of these guards, together. After an error no T was published, and all are as before."""
     cdef uint32_t was[MOST]
+    cdef int64_t numbers[MOST]
     cdef bint dirty[MOST]
     cdef uint64_t commits[MOST]
     cdef Encoded encoded[MOST]
     cdef Guard top
     cdef Py_ssize_t at
     cdef Py_ssize_t begun = 0
+    cdef list values = []
     cdef list keep = []
     cdef bint done = False
     cdef uint64_t serial = thread_state().serial
@@ -81,25 +87,26 @@ cdef int publish_all(PyObject **tops, Py_ssize_t count) except -1:
     if publish_numbers(tops, count):
         return 0
     try:
-        for at in range(count):
+        for at in range(count):  # no Python code runs in here
             top = <Guard>tops[at]
             if top.flags & WRITING:
-                name = slot_name(top.handle.slot)
-                raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler asked for another; T stands",
-                                name=name)
-            was[at] = top.flags & (SET | NUMBER)
-            # What a signal handler sets while this writes is not part of it, and stays to be committed.
-            top.flags = top.flags & ~(SET | NUMBER) | WRITING
+                raise_writing(top.handle, "asked for another; T stands")
+            was[at] = top.flags & (LOADED | SET | NUMBER)
+            numbers[at] = top.number
+            values.append(top.held)
+            if top.depth != 0:  # else it was released while the journal was made, and nothing is set
+                top.flags = top.flags & ~(SET | NUMBER) | WRITING
             begun = at + 1
-            dirty[at] = encode(top, was[at], &encoded[at], keep)
+        for at in range(count):
+            dirty[at] = encode(<Guard>tops[at], was[at], numbers[at], values[at], &encoded[at], keep)
         write_together(tops, dirty, encoded, commits, count, serial)
         done = True
     finally:
         for at in range(begun):
             top = <Guard>tops[at]
-            top.flags &= ~WRITING
-            if not done:
-                top.flags |= was[at]
+            if not done and not top.flags & (SET | UNDONE):
+                top.flags |= was[at] & (SET | NUMBER)
+            top.flags &= ~(WRITING | UNDONE)
     for at in range(count):
         top = <Guard>tops[at]
         if dirty[at]:
@@ -157,7 +164,7 @@ cdef int write_together(PyObject **tops, const bint *dirty, const Encoded *encod
         again = False
         for at in range(found):
             not_in_child(slots[at], serial)
-            # Making room runs Python code, and a signal handler in it may have committed an int of its own.
+            # Making room runs Python code. No guard commits meanwhile, but what is written must fit what is there.
             if slots[at].commit + 1 != words[at] or slots[at].pending != 0:
                 again = True
         # And meanwhile the interpreter may have begun to end, which takes the journal away.

@@ -6,7 +6,7 @@
  *   offset  size  who writes             what
  *        0    48  pthread                the robust, process-shared, error-checking mutex
  *       48     8  holder                 owner: pid in the high half, thread id in the low half, 0 when free
- *       56     4  waiters, atomically    how many waiters are past 1 ms ("starving"); also a futex word
+ *       56     4  waiters, atomically    how many waiters are past 1 ms ("starving"), and WDKM_UNSETTLED; also a futex word
  *       60     4  holder                 acquisitions, low half
  *   ---- cache line ----
  *       64     8  allocator              generation: odd = a tenant lives here, even = free or in quarantine
@@ -42,7 +42,7 @@
 
 #define WDKM_MAGIC UINT64_C(0x314d4853584d4b57) /* "WKMXSHM1" */
 #define WDKM_DATA_MAGIC UINT64_C(0x314154414d4b57) /* "WKMATA1" */
-#define WDKM_LAYOUT 3u
+#define WDKM_LAYOUT 4u
 #define WDKM_INLINE 72
 #define WDKM_NAME 104
 #define WDKM_LABEL 20
@@ -162,8 +162,13 @@ typedef struct {
  *   every commit word is raised; every note is cleared; `decided` becomes 0.
  *
  * A note that outlives its process is settled by whoever takes the lock over: the commit word is raised if the journal is
- * decided and the word's low bit is not yet the one in the note, and left as it is otherwise.
+ * decided and the word's low bit is not yet the one in the note, and left as it is otherwise. Who takes it over may be
+ * unable to (no descriptor is free, Ctrl-C), and then lets go of a lock that looks like any other. So that the next one
+ * does not take the fast path past the note, `starving` has the bit WDKM_UNSETTLED, from before the journal is asked until
+ * the note is settled. It is no part of the count: a waiter that is served or gives up, and a newcomer that sets the
+ * count to zero, leave it alone. Only a holder of the lock writes it.
  */
+#define WDKM_UNSETTLED (UINT32_C(1) << 31)
 #define WDKM_NOTE (UINT64_C(1) << 63)
 #define WDKM_NOTE_COMMIT 62 /* where in a note the low bit of the commit word is */
 #define WDKM_NOTE_PID 40    /* where the pid begins, which is below 2**22; the start time is below it */
@@ -195,6 +200,8 @@ static inline void wdkm_store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v
 static inline void wdkm_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void wdkm_relaxed64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline uint32_t wdkm_add32(uint32_t *p, uint32_t v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
+static inline void wdkm_set32(uint32_t *p, uint32_t bits) { __atomic_fetch_or(p, bits, __ATOMIC_ACQ_REL); }
+static inline void wdkm_keep32(uint32_t *p, uint32_t bits) { __atomic_fetch_and(p, bits, __ATOMIC_ACQ_REL); }
 static inline int wdkm_cas32(uint32_t *p, uint32_t old, uint32_t v) {
     return __atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
@@ -203,6 +210,9 @@ static inline int wdkm_cas64(uint64_t *p, uint64_t old, uint64_t v) {
 }
 static inline void wdkm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void wdkm_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+
+/* How many waiters count as starving; the whole word is not 0 where the fast path is not to be taken. */
+static inline uint32_t wdkm_starving(const wdkm_slot *s) { return wdkm_load32(&s->starving) & ~WDKM_UNSETTLED; }
 
 static inline void wdkm_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
