@@ -15,9 +15,9 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 import pytest
+from peers import METHODS
 from procs import state_of, wait_until
 from support import DEADLINE, kill
-from test_mp_locks import METHODS
 
 from wdkmutex_shm import WorkerDied, mp
 

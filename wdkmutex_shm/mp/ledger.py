@@ -152,16 +152,18 @@ class Ledger:
         self.cell.change(note)
         self._taker = party
 
-    def taken(self, party: int) -> None:
-        """This process took an item that ``party`` had put."""
+    def taken(self, party: int, noted: list[bool]) -> None:
+        """This process took an item that ``party`` had put. ``noted`` is not empty once that is written down."""
 
         def note(state: State) -> bool:
-            _add(state, party, _SENT, -1)
+            at = _entry(state, party)
+            if at is not None and state[at + _SENT] > -state[at + _RESERVED]:  # else it was struck off as lost
+                _add(state, party, _SENT, -1)
             if self.joinable:
                 _add(state, me(), _IN_HAND, 1)
             return True
 
-        self.cell.change(note)
+        self.cell.change(note, noted)
 
     def done(self) -> None:
         """An item that was taken is done, by whomever.
@@ -191,13 +193,22 @@ class Ledger:
         """Wait until all items are done. What a dead process had put but not sent, or not finished, counts as done."""
         must_not_block("join")
         deadline = deadline_of(timeout)
-        while not wait_for_change(
-            self.cell.mutex, lambda: self._open(self.cell.peek()) <= 0 or None, deadline, 2 * SLICE
-        ):
+        while not wait_for_change(self.cell.mutex, self._all_done, deadline, 2 * SLICE):
             self.mend()
             if left(deadline, 1.0) <= 0:
                 return False
         return True
+
+    def _all_done(self) -> bool | None:
+        # What a dead process had sent without noting it is counted by nobody until it is taken, but it lies there.
+        return True if self._open(self.cell.peek()) <= 0 and self._is_channel_empty(closed=True) else None
+
+    def _is_channel_empty(self, closed: bool) -> bool:
+        """Whether nothing lies in the channel; ``closed`` where this process has closed it."""
+        try:
+            return self._reader.size() == 0
+        except OSError:
+            return closed
 
     def count(self) -> int:
         """How many items were put and not taken."""
@@ -224,10 +235,7 @@ class Ledger:
         commit = _watch.commits(self.cell.mutex)
         state = self.cell.peek()
         now = time.monotonic()
-        try:
-            empty = self._reader.size() == 0
-        except OSError:
-            empty = False  # closed here: others look
+        empty = self._is_channel_empty(closed=False)  # closed here: others look
         settled = empty and self._looked[0] == commit and now - self._looked[1] >= SLICE / 2
         if not empty or self._looked[0] != commit:
             self._looked = (commit if empty else -1, now)
@@ -256,7 +264,7 @@ class _Room(Attempt):
     def give_back(self) -> None:
         self._ledger.release()
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         self._ledger.mend()
 
 
@@ -271,13 +279,14 @@ class Counter:
     def __init__(self, cell: KMutex[int] | None) -> None:
         self.cell: KMutex[int] = KMutex(0) if cell is None else cell
 
-    def _add(self, number: int) -> None:
-        found = self.cell.peek()
-        while True:
-            expected = found
-            found = exchange_if(self.cell, expected, expected + number)
-            if found == expected:
-                return
+    def _add(self, number: int, done: list[bool] | None = None) -> None:
+        done = [] if done is None else done
+        while not done:
+            expected = self.cell.peek()
+            # One call, in which no signal handler runs.
+            done.extend(
+                filter(None, map(expected.__eq__, map(exchange_if, (self.cell,), (expected,), (expected + number,))))
+            )
 
     def reserve(self, _block: bool, _timeout: float | None) -> bool:
         """Count one more item."""
@@ -294,9 +303,9 @@ class Counter:
     def sent(self, _count: int) -> None:
         """Items were sent; they are counted already."""
 
-    def taken(self, _party: int) -> None:
+    def taken(self, _party: int, noted: list[bool]) -> None:
         """An item was taken."""
-        self._add(-1)
+        self._add(-1, noted)
 
     def count(self) -> int:
         """How many items were put and not taken."""

@@ -83,7 +83,7 @@ class _Attempt(Attempt):
     def give_back(self) -> None:
         self._semaphore.release()
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         self._cell.change(_give_back)
 
 
