@@ -19,6 +19,7 @@ from procs import Line, wait_until
 from support import DEADLINE
 
 from wdkmutex_shm import mp
+from wdkmutex_shm.mp import ledger
 from wdkmutex_shm.mp.ledger import _FIRST, _SENT
 from wdkmutex_shm.mp.parties import me
 from wdkmutex_shm.mp.queues import _PUTTER
@@ -179,6 +180,29 @@ def _send_and_die(line: Line, items: Any) -> None:
     items._writer.send_whole(_PUTTER.pack(me()), pickle.dumps("sent"))
     line.say("sent")
     line.hear(3600)
+
+
+def test_one_of_several_places_in_a_killed_readers_hands_is_free_again(fork: Any, monkeypatch: Any) -> None:
+    items = fork.Queue(2)
+    items.put("lost")
+    with Peer(fork, take_raw, items) as reader:
+        reader.hear()
+        items.put("a")
+        assert items.full()
+        reader.kill()
+    assert items.full()  # nobody can know yet: a living process may have it
+    assert items.get(timeout=DEADLINE) == "a"
+    items.put("b")
+    assert items.full()
+    assert items.get(timeout=DEADLINE) == "b"
+    now = ledger._now()
+    monkeypatch.setattr(ledger, "_now", lambda: now + 50)
+    for item in ("c", "d"):
+        items.put_nowait(item)
+    with pytest.raises(queue.Full):
+        items.put_nowait("e")
+    assert [items.get(timeout=DEADLINE), items.get(timeout=DEADLINE)] == ["c", "d"]
+    assert items.qsize() == 0
 
 
 def test_polling_sees_the_room_that_a_dead_process_leaves(fork: Any) -> None:

@@ -86,6 +86,10 @@ class _Sender:
 class Queue(queues.Queue):
     """A queue for any number of processes; see ``multiprocessing.Queue``.
 
+    The place (of ``maxsize``) of an item that a killed process had put and not sent is free as soon as a place is
+    wanted. That of an item which it had taken, but not yet written down as taken, is free once the queue has lain empty
+    and unused for 0.05 s: who waits for room sees to that. Until then the queue takes one item less, never none.
+
     IRQL: what may have to wait (``get()``; ``put()`` with a ``maxsize``) up to APC, the rest up to DISPATCH.
     """
 
