@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import threading
 import time
-from multiprocessing import process
+from multiprocessing import process, synchronize
 from threading import get_ident
 from typing import Any
 
@@ -146,7 +146,7 @@ class _Restore(_Attempt):
         pass
 
 
-class Lock(Shared):
+class Lock(Shared, synchronize.Lock):
     """A lock that is not recursive and that anybody may release. What a dead process held is released.
 
     Attributes:
@@ -300,7 +300,7 @@ class Lock(Shared):
             raise late
 
 
-class RLock(Shared):
+class RLock(Shared, synchronize.RLock):
     """A recursive lock, owned by a thread. What a dead process or thread held is released."""
 
     def __init__(self, *, ctx: Any) -> None:

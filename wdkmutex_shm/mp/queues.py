@@ -203,7 +203,7 @@ class Queue(queues.Queue):
         return self._ledger.full()
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue, queues.JoinableQueue):
     """A queue that can be joined; see ``multiprocessing.JoinableQueue``.
 
     ``join()`` does not wait for what nobody can finish any more: items that a killed process had put but not sent, and
