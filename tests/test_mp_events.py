@@ -75,7 +75,7 @@ def test_a_barrier(context: Any) -> None:
     assert not barrier.broken
 
 
-def test_who_dies_at_a_barrier_breaks_it(context: Any) -> None:
+def test_who_dies_at_a_barrier_breaks_it(context: Any, fork: Any) -> None:
     barrier = context.Barrier(3)
     with Peer(context, _arrive, barrier) as one, Peer(context, _arrive, barrier) as other:
         wait_until(lambda: barrier.n_waiting == 2, "both wait")
@@ -85,7 +85,7 @@ def test_who_dies_at_a_barrier_breaks_it(context: Any) -> None:
     with pytest.raises(threading.BrokenBarrierError):
         barrier.wait()
     barrier.reset()
-    with Peer(context, _arrive, barrier) as one, Peer(context, _arrive, barrier) as other:
+    with Peer(fork, _arrive, barrier) as one, Peer(fork, _arrive, barrier) as other:
         barrier.wait(DEADLINE)
         assert one.hear() != other.hear()
 

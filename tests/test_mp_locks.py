@@ -14,7 +14,7 @@ from peers import METHODS, Peer, asleep, wait_for
 from procs import Line, in_child, in_thread, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import IrqlTooHigh, mp
+from wdkmutex_shm import DeadlockError, IrqlTooHigh, mp
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -111,6 +111,26 @@ def test_an_rlock_is_its_threads(context: Any) -> None:
     lock.release()
     with pytest.raises(AssertionError, match="not owned by thread"):
         lock.release()
+
+
+def _hold_and_want(line: Line, held: Any, wanted: Any) -> None:
+    with held:
+        line.say("held")
+        line.hear()
+        try:
+            with wanted:
+                line.say("had")
+        except DeadlockError:
+            line.say("deadlock")
+
+
+def test_rlocks_of_processes_that_wait_for_each_other(fork: Any) -> None:
+    one, other = fork.RLock(), fork.RLock()
+    with Peer(fork, _hold_and_want, one, other) as first, Peer(fork, _hold_and_want, other, one) as second:
+        assert first.hear() == second.hear() == "held"
+        first.say("go on")
+        second.say("go on")
+        assert sorted([first.hear(), second.hear()]) == ["deadlock", "had"]
 
 
 def in_thread_raising(work: Callable[[], Any]) -> None:

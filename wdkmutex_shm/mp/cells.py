@@ -145,13 +145,16 @@ class Cell:
     def change(self, change: Callable[[State], R | None], done: list[bool] | None = None) -> R | None:
         """As :func:`changed`. ``done`` is not empty once it is committed, whatever a signal handler raises here."""
         mutex = self.mutex
-        done = [] if done is None else done
         while True:
             commit = _watch.commits(mutex)
             state = self.peek()
             result = change(state)
             if result is None:
                 return None
+            if done is None:
+                if self.commit_if(commit, state):
+                    return result
+                continue
             # One call, in which no signal handler runs.
             done.extend(filter(None, map(_swap.commit_if, (mutex,), (commit,), (self._pack(state),))))
             if done:
