@@ -98,6 +98,7 @@ def _value(me: Me) -> None:
 
 def _semaphore(me: Me) -> None:
     assert me["semaphore"].acquire(timeout=LATE)
+    sum(range(500))  # so that many die while they have it
     me["semaphore"].release()
 
 
