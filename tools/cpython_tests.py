@@ -2,9 +2,9 @@
 
     tools/cpython-tests [METHOD...] [-- ARGUMENTS OF unittest]
 
-The tests are those that the interpreter has installed (test._test_multiprocessing); where it came without its ``test``
-package, this says so and ends. Each start method (fork, spawn, forkserver; by default all) runs in a process of its
-own.
+The tests are all those of processes that the interpreter has installed (test._test_multiprocessing), but for the few
+that cannot apply (NOT_APPLICABLE); where it came without its ``test`` package, this says so and ends. Each start method
+(fork, spawn, forkserver; by default all) runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,21 +25,9 @@ TYPES = (
     *("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier"),
     *("Queue", "JoinableQueue", "SimpleQueue", "Pool", "Value", "Array"),
 )
-CASES = (
-    *("_TestQueue", "_TestLock", "_TestSemaphore", "_TestCondition", "_TestEvent", "_TestBarrier", "_TestValue"),
-    *(
-        "_TestArray",
-        "_TestSharedCTypes",
-        "_TestPool",
-        "_TestPoolWorkerErrors",
-        "_TestPoolWorkerLifetime",
-        "_TestProcess",
-    ),
-    *("_TestSubclassingProcess", "TestSimpleQueue", "TestPoolNotLeakOnFailure", "TestInitializers", "TestStartMethod"),
-    *("TestForkAwareThreadLock", "TestIgnoreEINTR", "TestCloseFds", "TestWait", "TestFlags", "TestNoForkBomb"),
-)
 NOT_APPLICABLE = {
     "test_mixed_startmethod": "wants an error when a lock of a fork context is handed to a spawned child; ours works",
+    "test_resource_tracker_sigkill": "wants a semaphore to start multiprocessing's resource tracker; ours needs none",
 }
 HOW_METHOD = "WDKM_CPYTHON_TESTS_METHOD"
 
@@ -69,13 +57,23 @@ def install(into: dict[str, Any], method: str) -> None:
     found: dict[str, Any] = {"__name__": into["__name__"]}
     install_tests: Any = theirs.install_tests_in_module_dict
     install_tests(found, method)
-    wanted = {"WithProcesses" + case[1:] if case.startswith("_") else case for case in CASES}
     into.update((name, found[name]) for name in ("setUpModule", "tearDownModule"))
-    for name in sorted(wanted & set(found)):
+    for name in sorted(found):
+        if not _is_ours(name, found):
+            continue
         for test, reason in NOT_APPLICABLE.items():
             if hasattr(found[name], test):
                 setattr(found[name], test, unittest.skip(reason)(getattr(found[name], test)))
         into[name] = found[name]
+
+
+def _is_ours(name: str, found: dict[str, Any]) -> bool:
+    """Whether it is a test case of processes: not of what threads, or a manager, have in the place of their types."""
+    if not isinstance(found[name], type) or not issubclass(found[name], unittest.TestCase):
+        return False
+    if name.startswith("WithManager"):
+        return name.replace("WithManager", "WithProcesses") not in found
+    return not name.startswith("WithThreads")
 
 
 def is_installed() -> bool:

@@ -6,8 +6,8 @@ A round ends when all have arrived, or when it breaks. The broken ones are remem
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from multiprocessing import synchronize
 from threading import BrokenBarrierError
 from typing import Any
 
@@ -23,7 +23,7 @@ _LOOK = 0.25  # seconds between two looks whether somebody died at the barrier
 _KEPT = 32  # so many resets may pass before somebody wakes up who was there at the first
 
 
-class Barrier(Shared, threading.Barrier):
+class Barrier(Shared, synchronize.Barrier):
     """A barrier, as ``threading.Barrier``.
 
     A process that dies while it waits at the barrier, or in its action, breaks it, as one does whose time is up: the

@@ -142,14 +142,22 @@ class Cell:
         raw = self.mutex.peek()
         return [*self._format((len(raw) - self._head) // self._entry).unpack(raw)]
 
-    def change(self, change: Callable[[State], R | None]) -> R | None:
-        """As :func:`changed`."""
+    def change(self, change: Callable[[State], R | None], done: list[bool] | None = None) -> R | None:
+        """As :func:`changed`. ``done`` is not empty once it is committed, whatever a signal handler raises here."""
         mutex = self.mutex
         while True:
             commit = _watch.commits(mutex)
             state = self.peek()
             result = change(state)
-            if result is None or self.commit_if(commit, state):
+            if result is None:
+                return None
+            if done is None:
+                if self.commit_if(commit, state):
+                    return result
+                continue
+            # One call, in which no signal handler runs.
+            done.extend(filter(None, map(_swap.commit_if, (mutex,), (commit,), (self._pack(state),))))
+            if done:
                 return result
 
     def commit_if(self, commit: int, state: State) -> bool:
@@ -174,7 +182,7 @@ class Attempt:
         """It was had, but the caller is never told: a signal handler raises."""
         raise NotImplementedError
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         """Give back what the dead hold. Called once in a while."""
 
     def insist(self) -> None:
@@ -210,7 +218,7 @@ class Line:
 
     def _wait(self, cell: KMutex[Any], attempt: Attempt, deadline: float | None) -> bool:
         while not self.section.acquire(True, max(0.0, left(deadline, SLICE))):
-            attempt.mend(False)
+            attempt.mend()
             if attempt.take(False):
                 return True
             if left(deadline, 1.0) <= 0:
@@ -228,9 +236,9 @@ class Line:
                 if wait_for_change(cell, lambda: attempt.take(True), deadline, seconds):
                     return True
                 attempt.insist()
-                attempt.mend(True)
+                attempt.mend()
                 seconds = SLICE
-            attempt.mend(True)
+            attempt.mend()
             return bool(attempt.take(True))
         finally:
             if not attempt.had:

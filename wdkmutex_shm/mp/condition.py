@@ -11,6 +11,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import synchronize
 from typing import Any, TypeVar
 
 from .. import KMutex
@@ -73,7 +74,7 @@ class _Count:
         self.get_value = self._get_value = value
 
 
-class Condition(Shared):
+class Condition(Shared, synchronize.Condition):
     """A condition variable.
 
     A notification reaches as many living waiters as it should: those that died are passed over, and one that a waiter
@@ -86,8 +87,8 @@ class Condition(Shared):
     def _attach(self, lock: Any, mutex: KMutex[bytes]) -> None:
         self._lock = lock
         self._cell = _cell(mutex)
-        self.acquire = lock.acquire
-        self.release = lock.release
+        self.acquire = lock.acquire  # type: ignore[method-assign]
+        self.release = lock.release  # type: ignore[method-assign]
 
     def _shared(self) -> tuple[Any, ...]:
         return self._lock, self._cell.mutex

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing import synchronize
 from typing import Any
 
 from .. import KMutex
@@ -13,7 +14,7 @@ __all__ = ["Event"]
 _LOOK = 1.0
 
 
-class Event(Shared):
+class Event(Shared, synchronize.Event):
     """An event. Nobody can die in the midst of it, because setting it is one commit.
 
     Whoever waits while it is set is told, even if it was cleared again before the waiter ran.

@@ -1,8 +1,8 @@
 """How many items of a queue are where, so that none of them is counted for ever after a process died with it.
 
-The state: [tasks done early, whether a process that takes items has died, then five numbers for each process: the
-process, items that it put and that still wait in it ("reserved"), items of it that lie in the channel ("sent"), items
-that it took and has not finished ("in hand"), whether it takes items...].
+The state: [tasks done early, whether a process that takes items has died, when a number was changed last, then five
+numbers for each process: the process, items that it put and that still wait in it ("reserved"), items of it that lie in
+the channel ("sent"), items that it took and has not finished ("in hand"), whether it takes items...].
 
 An item is counted with the process that put it, until somebody takes it. So what a dead process had reserved is struck
 off at once. Two short windows remain, and are closed by looking into the channel, see :meth:`Ledger.mend`:
@@ -24,9 +24,15 @@ from .parties import is_dead, me
 
 __all__ = ["Counter", "Ledger", "open_books"]
 
-_EARLY, _GONE, _FIRST = range(3)
+_EARLY, _GONE, _WHEN, _FIRST = range(4)
 _PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
 _WIDTH = 5
+_SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
+
+
+def _now() -> int:
+    """Milliseconds of the clock that all processes share."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def _entry(state: State, party: int) -> int | None:
@@ -38,6 +44,7 @@ def _entry(state: State, party: int) -> int | None:
 
 def _add(state: State, party: int, column: int, number: int) -> None:
     """Change a number of a process; strike off a process all of whose numbers are zero."""
+    state[_WHEN] = _now()
     at = _entry(state, party)
     if at is None:
         if number < 0:
@@ -64,16 +71,6 @@ def _bury(state: State) -> None:
                 del state[at : at + _WIDTH]
 
 
-def _strike_lost(state: State) -> None:
-    """Strike off what was sent: the channel is empty, and a process that takes items has died."""
-    for at in reversed(range(_FIRST, len(state), _WIDTH)):
-        state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
-        if not any(state[at + 1 : at + _WIDTH]):
-            del state[at : at + _WIDTH]
-    if not _sum(state, _RESERVED):  # else one of these may have been taken by the dead, too
-        state[_GONE] = 0
-
-
 class Ledger:
     """The books of one queue.
 
@@ -85,13 +82,12 @@ class Ledger:
     def __init__(
         self, mutex: KMutex[bytes] | None, line: CriticalSection | None, most: int, reader: End, joinable: bool
     ):
-        self.cell = Cell("ib", "qiiib", [0, 0] if mutex is None else mutex)
+        self.cell = Cell("ibq", "qiiib", [0, 0, _now()] if mutex is None else mutex)
         self.line = Line(line)
         self.most = most
         self.joinable = joinable
         self._reader = reader
         self._taker = 0  # the process that this object noted as one that takes items
-        self._looked = (-1, 0.0)  # the commit word when the channel was last found empty, and when that was
 
     def reserve(self, block: bool, timeout: float | None) -> bool:
         """Count one more item with this process. Returns False when the queue stayed full."""
@@ -109,6 +105,7 @@ class Ledger:
         return self.cell.change(self._reserve)
 
     def _reserve(self, state: State) -> bool | None:
+        self._strike_lost(state)
         if self.most and _sum(state, _RESERVED, _SENT) >= self.most:
             return None
         _add(state, me(), _RESERVED, 1)
@@ -152,16 +149,18 @@ class Ledger:
         self.cell.change(note)
         self._taker = party
 
-    def taken(self, party: int) -> None:
-        """This process took an item that ``party`` had put."""
+    def taken(self, party: int, noted: list[bool]) -> None:
+        """This process took an item that ``party`` had put. ``noted`` is not empty once that is written down."""
 
         def note(state: State) -> bool:
-            _add(state, party, _SENT, -1)
+            at = _entry(state, party)
+            if at is not None and state[at + _SENT] > -state[at + _RESERVED]:  # else it was struck off as lost
+                _add(state, party, _SENT, -1)
             if self.joinable:
                 _add(state, me(), _IN_HAND, 1)
             return True
 
-        self.cell.change(note)
+        self.cell.change(note, noted)
 
     def done(self) -> None:
         """An item that was taken is done, by whomever.
@@ -191,13 +190,22 @@ class Ledger:
         """Wait until all items are done. What a dead process had put but not sent, or not finished, counts as done."""
         must_not_block("join")
         deadline = deadline_of(timeout)
-        while not wait_for_change(
-            self.cell.mutex, lambda: self._open(self.cell.peek()) <= 0 or None, deadline, 2 * SLICE
-        ):
+        while not wait_for_change(self.cell.mutex, self._all_done, deadline, 2 * SLICE):
             self.mend()
             if left(deadline, 1.0) <= 0:
                 return False
         return True
+
+    def _all_done(self) -> bool | None:
+        # What a dead process had sent without noting it is counted by nobody until it is taken, but it lies there.
+        return True if self._open(self.cell.peek()) <= 0 and self._is_channel_empty(closed=True) else None
+
+    def _is_channel_empty(self, closed: bool) -> bool:
+        """Whether nothing lies in the channel; ``closed`` where this process has closed it."""
+        try:
+            return self._reader.size() == 0
+        except OSError:
+            return closed
 
     def count(self) -> int:
         """How many items were put and not taken."""
@@ -216,27 +224,30 @@ class Ledger:
     def mend(self) -> None:
         """Strike off what died with a process.
 
-        An item that lies in no channel, and that nobody has noted for a while, was in the hands of a taker that died,
-        if one has died. Else a living one has it, that is stopped perhaps, and will note it.
-
         It tries once: if others commit meanwhile, what was seen of the channel need not be so any more.
         """
         commit = _watch.commits(self.cell.mutex)
         state = self.cell.peek()
-        now = time.monotonic()
-        try:
-            empty = self._reader.size() == 0
-        except OSError:
-            empty = False  # closed here: others look
-        settled = empty and self._looked[0] == commit and now - self._looked[1] >= SLICE / 2
-        if not empty or self._looked[0] != commit:
-            self._looked = (commit if empty else -1, now)
         before = list(state)
         _bury(state)
-        if settled and state[_GONE]:
-            _strike_lost(state)
+        self._strike_lost(state)
         if state != before:
             self.cell.commit_if(commit, state)
+
+    def _strike_lost(self, state: State) -> None:
+        """Strike off what a taker that died had in its hands.
+
+        That is an item which lies in no channel, and which nobody has noted for a while, if one that takes items has
+        died. Else a living one has it, that is stopped perhaps, and will note it.
+        """
+        if not state[_GONE] or _now() - state[_WHEN] < _SETTLED or not self._is_channel_empty(closed=False):
+            return
+        for at in reversed(range(_FIRST, len(state), _WIDTH)):
+            state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
+            if not any(state[at + 1 : at + _WIDTH]):
+                del state[at : at + _WIDTH]
+        if not _sum(state, _RESERVED):  # else one of these may have been taken by the dead, too
+            state[_GONE] = 0
 
     def shared(self) -> tuple[Any, ...]:
         """What another process needs to open the same books, beside the channel."""
@@ -256,7 +267,7 @@ class _Room(Attempt):
     def give_back(self) -> None:
         self._ledger.release()
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         self._ledger.mend()
 
 
@@ -294,9 +305,10 @@ class Counter:
     def sent(self, _count: int) -> None:
         """Items were sent; they are counted already."""
 
-    def taken(self, _party: int) -> None:
+    def taken(self, _party: int, noted: list[bool]) -> None:
         """An item was taken."""
         self._add(-1)
+        noted.append(True)  # where a handler raises just before, the item is counted off twice
 
     def count(self) -> int:
         """How many items were put and not taken."""

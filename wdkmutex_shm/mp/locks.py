@@ -6,7 +6,7 @@ operation              Lock                                  RLock
 acquire, free          acquired                              acquired
 acquire, mine          waits (False if not ``block``)        acquired once more
 acquire, another's     waits                                 waits
-acquire, promised      waits (False if not ``block``)        the same, for at most 4 ms
+acquire, promised      waits (False if not ``block``)        the same; for at most 4 ms after its release
 acquire, owner died    acquired, within 0.1 s of its death   acquired at once
 release, free          ValueError                            AssertionError
 release, another's     released: any process or thread may   AssertionError
@@ -18,14 +18,18 @@ event loop             acquire(False) works; acquire() raises IrqlTooHigh, free 
 
 A Lock is a number in shared memory, 0 or the process that acquired it: a robust mutex would have to be released by the
 thread that locked it, and a Lock of multiprocessing may be released by anybody. One more bit of it says that the first
-of those who wait has waited for more than a millisecond: the lock is promised to it, so nobody overtakes it any more.
+of those who wait has waited for more than a millisecond: the lock is promised to it, nobody overtakes it. A promised
+lock that is free says since when it is, so that it is not kept for one that does not come, because it is stopped. And
+what a dead process held is marked by whoever finds that, so that whoever acquires it next is told.
+
 An RLock is owned by a thread, as a robust mutex is, and so is one.
 """
 
 from __future__ import annotations
 
 import threading
-from multiprocessing import process
+import time
+from multiprocessing import process, synchronize
 from threading import get_ident
 from typing import Any
 
@@ -38,13 +42,39 @@ from .parties import is_dead, me
 
 __all__ = ["Lock", "RLock"]
 
-_PROMISED = 1 << 62  # above the bits of a process
+# The word: 0, the process that holds it, or _FREE. Beside a process, _PROMISED; beside _FREE what follows.
+_FREE = 1 << 60  # above the bits of a process
+_ORPHANED = 1 << 61  # its last holder died, and the next is not told yet
+_PROMISED = 1 << 62  # it is for the first in line, see _TIME
+_TIME = _FREE - 1  # the bits that say when a promised lock became free, in microseconds
+_PROMISE = 4_000  # so many microseconds after that nobody else may take it
 
 
 def _my_name() -> str:
     name = process.current_process().name
     thread = threading.current_thread().name
     return name if thread == "MainThread" else f"{name}|{thread}"
+
+
+def _is_free(word: int) -> bool:
+    return word == 0 or bool(word & _FREE)
+
+
+def _now() -> int:
+    """Microseconds of the clock that all processes share."""
+    return time.monotonic_ns() // 1000
+
+
+def _is_promised(word: int) -> bool:
+    """Whether a free lock is for the first in line alone."""
+    return bool(word & _PROMISED) and 0 <= _now() - (word & _TIME) < _PROMISE
+
+
+def _released(word: int, dead: int = 0) -> int:
+    """The word of a lock that was held and becomes free; ``dead`` is _ORPHANED if its holder died."""
+    if word & _PROMISED:
+        return _FREE | _PROMISED | dead | _now()
+    return _FREE | dead if dead else 0
 
 
 class _Attempt(Attempt):
@@ -55,37 +85,40 @@ class _Attempt(Attempt):
         self._party = party
         self._free = 0
         self._found: list[int] = []
-        self.dead = False
 
     @property
     def had(self) -> bool:  # type: ignore[override]
         return self._free in self._found
 
+    @property
+    def dead(self) -> bool:
+        return self.had and bool(self._free & _ORPHANED)
+
     def take(self, first: bool) -> bool | None:
-        for free in (0, _PROMISED) if first else (0,):
+        free = self._word.peek()
+        while _is_free(free) and (first or not _is_promised(free)):
             self._found.clear()
             self._free = free
             # One call, in which no signal handler runs: it is had and known to be, or not.
             self._found.extend(map(exchange_if, (self._word,), (free,), (self._party,), ("acquire",)))
             if self.had:
                 return True
+            free = self._found[0]
         return None
 
     def give_back(self) -> None:
+        dead = self._free & _ORPHANED
         found = self._word.peek()
         while found & ~_PROMISED == self._party:
             expected = found
-            found = exchange_if(self._word, expected, expected & _PROMISED, "release")
+            found = exchange_if(self._word, expected, _released(expected, dead), "release")
             if found == expected:
                 return
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         found = self._word.peek()
-        if found == _PROMISED and not first:
-            exchange_if(self._word, found, 0, "acquire")  # the first in line does not come: it is stopped
-        owner = found & ~_PROMISED
-        if owner and is_dead(owner):
-            self.dead |= exchange_if(self._word, found, found & _PROMISED, "acquire") == found
+        if not _is_free(found) and is_dead(found & ~_PROMISED):
+            exchange_if(self._word, found, _released(found, _ORPHANED), "acquire")
 
     def insist(self) -> None:
         self._promise(_PROMISED)
@@ -94,11 +127,14 @@ class _Attempt(Attempt):
         self._promise(0)
 
     def _promise(self, promise: int) -> None:
-        """Promise a lock that is not free, or take the promise back; whoever holds it."""
+        """Promise a lock that is held, by whomever, or take the promise back."""
         found = self._word.peek()
-        while found and found & _PROMISED != promise:
+        while found & _PROMISED != promise and not (promise and _is_free(found)):
             expected = found
-            found = exchange_if(self._word, expected, expected & ~_PROMISED | promise, "acquire")
+            wanted = expected & ~_PROMISED | promise
+            if _is_free(expected):
+                wanted = _FREE | _ORPHANED if expected & _ORPHANED else 0
+            found = exchange_if(self._word, expected, wanted, "acquire")
             if found == expected:
                 return
 
@@ -110,7 +146,7 @@ class _Restore(_Attempt):
         pass
 
 
-class Lock(Shared):
+class Lock(Shared, synchronize.Lock):
     """A lock that is not recursive and that anybody may release. What a dead process held is released.
 
     Attributes:
@@ -141,33 +177,35 @@ class Lock(Shared):
         """
         party, thread = me(), get_ident()
         found = exchange_if(self._word, 0, party, "acquire", block)
-        if found == 0 or (found == _PROMISED and self._take_promised(party)):
+        if found == 0:
             self.abandoned = False
-        elif not (self._wait(party, timeout) if block else self._try_dead(party)):
+        elif not self._take(found, party, block, timeout):
             return False
         self._thread, self._party = thread, party
         return True
 
-    def _try_dead(self, party: int) -> bool:
-        """Take it from a dead process, if nobody waits for it."""
+    def _take(self, found: int, party: int, block: bool, timeout: float | None) -> bool:
+        """Acquire it, after an attempt that found it not free, promised, or left by the dead."""
         attempt = _Attempt(self._word, party)
-        attempt.mend(True)
-        self.abandoned = bool(attempt.dead and attempt.take(False))
-        return self.abandoned
-
-    def _wait(self, party: int, timeout: float | None) -> bool:
-        attempt = _Attempt(self._word, party)
-        if not self._line.wait(self._word, attempt, timeout):
+        try:
+            if not block and not _is_free(found):
+                attempt.mend()
+            had = attempt.take(False) or self._take_promised(attempt)
+        except BaseException:
+            if attempt.had:
+                attempt.give_back()
+            raise
+        if not had and not (block and self._line.wait(self._word, attempt, timeout)):
             return False
         self.abandoned = attempt.dead
         return True
 
-    def _take_promised(self, party: int) -> bool:
+    def _take_promised(self, attempt: _Attempt) -> bool:
         """Take what was promised to the first in line, if there is none: it died."""
-        if not self._line.section.acquire(False):
+        if not _is_free(self._word.peek()) or not self._line.section.acquire(False):
             return False
         try:
-            return exchange_if(self._word, _PROMISED, party, "acquire") == _PROMISED
+            return bool(attempt.take(True))
         finally:
             self._line.section.release()
 
@@ -180,18 +218,22 @@ class Lock(Shared):
         owner = self._party
         self._thread = 0
         found = exchange_if(self._word, owner, 0, "release") if owner else self._word.peek()
-        while found & ~_PROMISED and found != owner:
-            owner = found
-            found = exchange_if(self._word, owner, owner & _PROMISED, "release")
-        if not found & ~_PROMISED:
-            raise ValueError("semaphore or lock released too many times")
+        if owner and found == owner:
+            return
+        while not _is_free(found):
+            expected = found
+            found = exchange_if(self._word, expected, _released(expected), "release")
+            if found == expected:
+                return
+        raise ValueError("semaphore or lock released too many times")
 
     def locked(self) -> bool:
         """Whether it is held. Never blocks."""
         return self._owner() != 0
 
     def _owner(self) -> int:
-        return self._word.peek() & ~_PROMISED
+        word = self._word.peek()
+        return 0 if _is_free(word) else word & ~_PROMISED
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -258,7 +300,7 @@ class Lock(Shared):
             raise late
 
 
-class RLock(Shared):
+class RLock(Shared, synchronize.RLock):
     """A recursive lock, owned by a thread. What a dead process or thread held is released."""
 
     def __init__(self, *, ctx: Any) -> None:

@@ -8,6 +8,7 @@ What a killed process loses: the items in its feeder thread's buffer, and the on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -85,6 +86,10 @@ class _Sender:
 class Queue(queues.Queue):
     """A queue for any number of processes; see ``multiprocessing.Queue``.
 
+    The place (of ``maxsize``) of an item that a killed process had put and not sent is free as soon as a place is
+    wanted. That of an item which it had taken, but not yet written down as taken, is free once the queue has lain empty
+    and unused for 0.05 s: who waits for room sees to that. Until then the queue takes one item less, never none.
+
     IRQL: what may have to wait (``get()``; ``put()`` with a ``maxsize``) up to APC, the rest up to DISPATCH.
     """
 
@@ -107,6 +112,7 @@ class Queue(queues.Queue):
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)
+        self._kept: deque[tuple[bytes, list[bool]]] = deque()  # taken, but an exception kept get() from returning it
         self._send_bytes = self._sem = _Sender(self._writer, self._ledger, self._buffer)
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -146,21 +152,37 @@ class Queue(queues.Queue):
         Raises:
             ValueError: the queue is closed. queue.Empty: there was none in time.
             IrqlTooHigh: it may have to wait, and the thread must not block.
+            KeyboardInterrupt, or what a signal handler raises. While it waits, nothing is lost by that, and while it
+                writes down that it took an item, the next call returns the item. Where the item is handed from one
+                function to the next, or is unpickled, it is lost, as in multiprocessing.
         """
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         if block:
             must_not_block("get")
         self._ledger.will_take()
-        if block and timeout is None:
-            raw = self._reader.take(True)
-        else:
-            raw = self._take_until(deadline_of(timeout if block else 0))
+        raw, noted = self._take(block, timeout)
         if raw is None:
             raise Empty
-        (putter,) = _PUTTER.unpack_from(raw)
-        self._ledger.taken(putter)
+        if not noted:
+            try:
+                self._ledger.taken(_PUTTER.unpack_from(raw)[0], noted)
+            except BaseException:
+                self._kept.append((raw, noted))
+                raise
         return ForkingPickler.loads(memoryview(raw)[_PUTTER.size :])
+
+    def empty(self) -> bool:
+        """Whether there is no item to take."""
+        return not self._kept and super().empty()
+
+    def _take(self, block: bool, timeout: float | None) -> tuple[bytes | None, list[bool]]:
+        while self._kept:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                return self._kept.popleft()
+        if block and timeout is None:
+            return self._reader.take(True), []
+        return self._take_until(deadline_of(timeout if block else 0)), []
 
     def _take_until(self, deadline: float | None) -> bytes | None:
         assert deadline is not None
@@ -181,7 +203,7 @@ class Queue(queues.Queue):
         return self._ledger.full()
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue, queues.JoinableQueue):
     """A queue that can be joined; see ``multiprocessing.JoinableQueue``.
 
     ``join()`` does not wait for what nobody can finish any more: items that a killed process had put but not sent, and

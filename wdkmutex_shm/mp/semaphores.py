@@ -12,6 +12,7 @@ The state: [value, given back, whether it is a resource, process, how many it ha
 
 from __future__ import annotations
 
+from multiprocessing import synchronize
 from typing import Any
 
 from .. import KMutex
@@ -83,11 +84,11 @@ class _Attempt(Attempt):
     def give_back(self) -> None:
         self._semaphore.release()
 
-    def mend(self, first: bool) -> None:
+    def mend(self) -> None:
         self._cell.change(_give_back)
 
 
-class Semaphore(Shared):
+class Semaphore(Shared, synchronize.Semaphore):
     """A semaphore; see the module for what becomes of a dead process's part.
 
     Acquiring without ``block``, and releasing, work up to IRQL DISPATCH; acquiring with ``block`` up to APC.
@@ -181,7 +182,7 @@ class Semaphore(Shared):
         return self.get_value() == 0
 
 
-class BoundedSemaphore(Semaphore):
+class BoundedSemaphore(Semaphore, synchronize.BoundedSemaphore):
     """A semaphore that raises ValueError when it is released more often than it was acquired."""
 
     def __init__(self, value: int = 1, *, ctx: Any) -> None:
