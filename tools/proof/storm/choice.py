@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose"]
 
-_ONE: tuple[tuple[float, str, Callable[[Worker, Book, Any], None]], ...] = (
+_ONE: tuple[tuple[float, str, Callable[[Worker, Book, Any], object]], ...] = (
     (10, "commit", deeds.commit),
     (3, "commit nested", deeds.commit_nested),
     (2, "commit twice", deeds.commit_twice),
@@ -32,7 +32,7 @@ _ONE: tuple[tuple[float, str, Callable[[Worker, Book, Any], None]], ...] = (
 )
 """What is done to one book, that is no critical section."""
 
-_MORE: tuple[tuple[float, str, Callable[[Worker], None]], ...] = (
+_MORE: tuple[tuple[float, str, Callable[[Worker], object]], ...] = (
     (6, "lock_all: transfer", bank.transfer),
     (3, "lock_all: two counters", bank.move),
     (0.5, "fork in lock_all", bank.fork),
@@ -59,8 +59,8 @@ _OWN = 0.02
 _TURNOVER = 0.01
 
 
-def choose(worker: Worker) -> tuple[Book, str, Callable[[], None]]:
-    """Return a book, the name under which a deed is counted, and the deed."""
+def choose(worker: Worker) -> tuple[Book, str, Callable[[], object]]:
+    """Return a book, what a deed is counted as, and the deed, which returns False if it came to nothing."""
     chance = worker.chance
     book = chance.choice(worker.world.books)
     if chance.random() < _SHARE:

@@ -18,11 +18,11 @@ __all__ = ["cross", "look_at_waiters", "parent_of"]
 _WHILE = 0.002  # seconds for which a lock is held, so that others have time to want it
 
 
-def cross(worker: Worker, book: Book, mutex: Any) -> None:
+def cross(worker: Worker, book: Book, mutex: Any) -> bool:
     """Whoever closes a circle is told, and lets go; nobody waits for ever, as every wait of a worker is timed."""
     other = worker.chance.choice(worker.world.books)
     if other is book or other.kind == "section":
-        return
+        return False
     second = worker.handle(other)
     try:
         with worker.lock(mutex) as guard:
@@ -33,6 +33,7 @@ def cross(worker: Worker, book: Book, mutex: Any) -> None:
                 worker.verify(other, guard.value)
     except DeadlockError as error:
         worker.note_circle(error)
+    return True
 
 
 def look_at_waiters(worker: Worker, book: Book, mutex: Any) -> None:

@@ -46,9 +46,9 @@ def commit(worker: Worker, book: Book, mutex: Any) -> None:
         worker.done(book, following[1])
 
 
-def commit_nested(worker: Worker, book: Book, mutex: Any) -> None:
+def commit_nested(worker: Worker, book: Book, mutex: Any) -> bool:
     if book.kind != "k":
-        return
+        return False
     with worker.lock(mutex) as outer:
         following = worker.next(book, outer.value)
         with worker.lock(mutex) as inner:
@@ -63,6 +63,7 @@ def commit_nested(worker: Worker, book: Book, mutex: Any) -> None:
             pass
     if following:
         worker.done(book, following[1])
+    return True
 
 
 def commit_twice(worker: Worker, book: Book, mutex: Any) -> None:
@@ -80,9 +81,9 @@ def commit_twice(worker: Worker, book: Book, mutex: Any) -> None:
         worker.done(book, following[1])
 
 
-def commit_by_dropping(worker: Worker, book: Book, mutex: Any) -> None:
+def commit_by_dropping(worker: Worker, book: Book, mutex: Any) -> bool:
     if isinstance(book.ledger, DictLedger):
-        return  # an exception amid a change in place would commit the half of it: that is what `with` is for
+        return False  # an exception amid a change in place would commit the half of it: that is what `with` is for
     guard = worker.lock(mutex)
     following = worker.next(book, guard.value)
     worker.lost = False
@@ -93,14 +94,17 @@ def commit_by_dropping(worker: Worker, book: Book, mutex: Any) -> None:
         if worker.lost:
             raise KeyboardInterrupt  # it came while the guard went, and was only reported; begin again
         worker.done(book, following[1])
+    return True
 
 
-def try_lock(worker: Worker, book: Book, mutex: Any) -> None:
+def try_lock(worker: Worker, book: Book, mutex: Any) -> bool:
     guard = mutex.try_lock()
-    if guard is not None:
-        with guard:
-            worker.note_abandoned(guard)
-            worker.verify(book, guard.value)
+    if guard is None:
+        return False
+    with guard:
+        worker.note_abandoned(guard)
+        worker.verify(book, guard.value)
+    return True
 
 
 def fail(worker: Worker, book: Book, mutex: Any) -> None:

@@ -132,7 +132,7 @@ def wait(worker: Worker) -> None:
             worker.count("timeouts")
 
 
-def put(worker: Worker) -> None:
+def put(worker: Worker) -> bool:
     types = worker.world.types
     with undisturbed():
         number = types.next_number()
@@ -143,18 +143,20 @@ def put(worker: Worker) -> None:
             types.queue.put(struct.pack("<I", zlib.crc32(rest)) + rest, timeout=_SOON)
         except queue.Full:
             worker.count("timeouts")
+            return False
         finally:
             worker.waited("Queue.put", begun, _LONGEST)
+    return True
 
 
-def take(worker: Worker) -> None:
+def take(worker: Worker) -> bool:
     with undisturbed():
         begun = worker.now()
         try:
             item = worker.world.types.queue.get(timeout=_SOON)
         except queue.Empty:
             worker.count("timeouts")
-            return
+            return False
         finally:
             worker.waited("Queue.get", begun, _LONGEST)
         found = read_item(item)
@@ -162,6 +164,7 @@ def take(worker: Worker) -> None:
             worker.log.broken("an item is whole", size=len(item))
         else:
             worker.log.took(0, *found)
+    return True
 
 
 def read_item(item: Any) -> tuple[int, int] | None:

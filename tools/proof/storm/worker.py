@@ -108,8 +108,8 @@ class Worker:
         while not self.board.stopping and os.getppid() == self.parent:
             book, name, act = choose(self)
             try:
-                act()
-                self.count(name)
+                if act() is not False:
+                    self.count(name)
             except MutexDestroyed:
                 self.forget(book)
             except (DaemonUnavailable, KeyNotFound, GrtIsEmpty, KeyExists):
