@@ -172,11 +172,13 @@ class _Storm:
             self._go_on()
         self._board.stop()
         self._await_end(self._reap, self._alive)
-        self._proof.expect(not self._alive, "every worker ends when it is told to", left=len(self._alive))
+        if self._proof.ok:
+            self._proof.expect(not self._alive, "every worker ends when it is told to", left=len(self._alive))
         for pid in self._helpers:
             os.kill(pid, signal.SIGTERM)
         self._await_end(self._reap_helpers, self._helpers)
-        self._proof.expect(not self._helpers, "every helper ends when it is told to", left=str(self._helpers))
+        if self._proof.ok:
+            self._proof.expect(not self._helpers, "every helper ends when it is told to", left=str(self._helpers))
         self._collect()
         self._proof.counts.update(self._board.totals())
         if self._proof.ok:
