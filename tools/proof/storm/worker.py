@@ -37,6 +37,7 @@ INTERRUPTED = 3
 """Exit status of a worker that was interrupted where it could not go on."""
 _LONGEST_WAIT = 2.0
 _TIMEOUT = 10.0
+_ATTEMPTS = 3  # at reaching the daemon: on a busy machine it takes long to start
 
 
 def run_worker(world: World, number: int, seed: int) -> NoReturn:
@@ -103,8 +104,7 @@ class Worker:
         self._handles.clear()
         self._certain.clear()
         self._logged = self.log.commits()
-        with contextlib.suppress(GrtAlreadyExists):
-            Grt.init(self.world.instance, timeout=_TIMEOUT)
+        self._join_grt()
         while not self.board.stopping and os.getppid() == self.parent:
             book, name, act = choose(self)
             try:
@@ -121,6 +121,16 @@ class Worker:
                 self.log.broken("every error has a reason in the storm", error=error, mutex=book.name, deed=name)
                 self.forget(book)
             self.count("operations")
+
+    def _join_grt(self) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                with contextlib.suppress(GrtAlreadyExists):
+                    Grt.init(self.world.instance, timeout=_TIMEOUT)
+                return
+            except DaemonUnavailable:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
 
     def end(self) -> None:
         """Give everything back, and see that nothing is left."""
@@ -198,11 +208,20 @@ class Worker:
 
     def now(self) -> tuple[int, int]:
         """When something begins that must not take long, for :meth:`waited`."""
-        return time.monotonic_ns(), self.board.excused()
+        return time.monotonic_ns(), self._excused()
+
+    def _excused(self) -> int:
+        """Nanoseconds so far in which somebody was stopped, or this thread could have run and had no processor."""
+        try:
+            with open("/proc/thread-self/schedstat") as file:
+                delayed = int(file.read().split()[1])
+        except FileNotFoundError:  # the kernel keeps no such accounts
+            delayed = 0
+        return self.board.excused() + delayed
 
     def waited(self, name: str, begun: tuple[int, int], what: str = "longest wait, microseconds") -> None:
-        """Say how long it took, not counting the time in which somebody was stopped."""
-        excused = self.board.excused() - begun[1]
+        """Say how long it took, not counting the time in which nobody can be blamed for it."""
+        excused = self._excused() - begun[1]
         waited = time.monotonic_ns() - begun[0] - excused
         self.board.note_longest(self.number, what, max(0, waited) // 1000)
         if waited > _LONGEST_WAIT * 1e9:

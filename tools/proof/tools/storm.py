@@ -31,7 +31,7 @@ from ..storm.world import KINDS, World
 _MOST_WORKERS = 6
 _HELPERS = ("herald", "pool")
 _TURN = 0.01
-_STALL = 0.25
+_STALL = 0.05
 _LAST_SECONDS = 60
 _DAEMON_SECONDS = 30
 
