@@ -103,6 +103,8 @@ cdef void decide(wdkm_slot **slots, const uint64_t *commits, Py_ssize_t count) n
         wdkm_store64(&slots[at].pending, my_note | (commits[at] & 1) << WDKM_NOTE_COMMIT)
     wdkm_store64(&mine.decided, 1)
     for at in range(count):
+        if at == count - 1 and wdkm_planted("journal-early"):
+            wdkm_store64(&mine.decided, 0)
         wdkm_store64(&slots[at].commit, commits[at])
     for at in range(count):
         wdkm_store64(&slots[at].pending, 0)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._journal import left_by_the_dead
+from ._planted import planted
 from ._thread import must_allow
 from ._watch import ON_COMMIT, commits, sleep, watch
 from .errors import AlreadyOwned, LockTimeout, MutexDestroyed
@@ -38,7 +39,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: Seconds after which a waiter looks for itself, told or not.
-LONGEST_SLEEP = 1.0
+LONGEST_SLEEP = 60.0 if planted("no-look") else 1.0
 _APC = 1
 _STEADY_LOOKS = 100
 

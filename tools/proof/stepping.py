@@ -74,6 +74,10 @@ class Region:
         """An unsigned number in it."""
         return int.from_bytes(self._view[offset : offset + size], "little")
 
+    def content(self) -> bytes:
+        """All of it as it is now."""
+        return bytes(self._view)
+
     def close(self) -> None:
         """Unmap it."""
         del self._anchor
@@ -215,12 +219,23 @@ class Stepper:
             code = self._called("wdkm_run_to", pid, point.where, point.times)
         return self.step(pid, point.steps) if code == ARRIVED else code
 
-    def count_calls(self, pid: int) -> int:
-        """Lead a victim from its mark to its end and return how many system calls it made."""
-        calls = 0
-        while self._called("wdkm_leap", pid, 1) == ARRIVED:
-            calls += 1
-        return calls
+    def count_calls(self, pid: int, region: Region | None) -> tuple[int, set[int]]:
+        """Lead a victim from its mark to its end.
+
+        Returns:
+            How many system calls it made, and after which of them, before the next one, the region changed.
+        """
+        calls, changing = 0, set[int]()
+        last = region.content() if region is not None else b""
+        going = True
+        while going:
+            going = self._called("wdkm_leap", pid, 1) == ARRIVED
+            now = region.content() if region is not None else b""
+            if now != last:
+                changing.add(calls)
+                last = now
+            calls += going
+        return calls, changing
 
     def trace(self, pid: int, region: Region | None, room: int, first_call: int = 0) -> Trace:
         """Lead a victim from its mark to its end and note its way.
@@ -264,11 +279,11 @@ def mark() -> None:
     signal.raise_signal(signal.SIGSTOP)
 
 
-def traced_child(act: Callable[[], object], seconds: int = 0) -> int:
+def traced_child(act: Callable[[], object], seconds: int = 0, *, marks: bool = True) -> int:
     """Fork a child that is traced by the calling thread, does ``act`` between two marks, and ends.
 
     Args:
-        act: what it does.
+        act: what it does. marks: False if it calls :func:`mark` itself, twice.
         seconds: after which it ends by itself, so that one that is stuck does not hold up its tracer; 0 for never.
     """
     pid = os.fork()
@@ -277,11 +292,13 @@ def traced_child(act: Callable[[], object], seconds: int = 0) -> int:
         try:
             if _libc.ptrace(_TRACEME, 0, None, None) != 0:
                 os._exit(_REFUSED)
-            mark()
             if seconds:
                 signal.alarm(seconds)  # the tracer waits for it without an end
+            if marks:
+                mark()
             act()
-            mark()
+            if marks:
+                mark()
             code = 0
         finally:
             os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -12,7 +13,7 @@ from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
 from ..harness import Proof
-from ..stepping import LONGEST, Region, Stepper, traced_child
+from ..stepping import LONGEST, Region, Stepper, mark, traced_child
 from . import Scene
 
 __all__ = ["OPERATIONS", "MutexScene", "Operation", "SectionScene"]
@@ -35,18 +36,24 @@ class Operation(NamedTuple):
         kind: of the mutex.
         value: makes T number n of about so many bytes; each is different.
         sizes: bytes of the T before the old one, of the old, and of the new one.
-        act: does it, given the mutex, the old and the new T.
+        act: does it, given the mutex, the old and the new T; if it is ``within``, also what marks beginning and end.
         consumes: whether the mutex is gone afterwards.
         orphaned: whether the lock's last holder has died in the middle of a growth when the victim comes.
+        within: whether the operation that is looked at is only a part of what ``act`` does.
     """
 
     name: str
     kind: Any
     value: Callable[[int, int], Any]
     sizes: tuple[int, int, int]
-    act: Callable[[Any, Any, Any], object]
+    act: Callable[..., object]
     consumes: bool = False
     orphaned: bool = False
+    within: bool = False
+
+    def do(self, mutex: Any, old: Any, new: Any, mark: Callable[[], object]) -> None:
+        """Act, and call ``mark`` where the operation begins and ends, unless that is all of it."""
+        self.act(mutex, old, new, *((mark,) if self.within else ()))
 
 
 def _number(number: int, size: int) -> int:
@@ -92,6 +99,19 @@ def _replace(mutex: Any, old: Any, new: Any) -> None:
     mutex.replace(new)
 
 
+def _in_task(mutex: Any, old: Any, new: Any, mark: Callable[[], object]) -> None:
+    """The release of a guard that a task has, and with it the commit."""
+
+    async def main() -> None:
+        guard = await mutex.lock_async()
+        guard.value = new
+        mark()
+        guard.drop_safe()
+        mark()
+
+    asyncio.run(main())
+
+
 def _to_owned(mutex: Any, old: Any, new: Any) -> None:
     mutex.to_owned()
 
@@ -107,6 +127,8 @@ OPERATIONS = (
     Operation("to-owned", FastMutex, _number, (2, 4, 0), _to_owned, consumes=True),
     Operation("to-owned-large", KMutex, _bytes, (300, 300, 0), _to_owned, consumes=True),
     Operation("take-over", FastMutex, _bytes, (20, 30, 60), _set, orphaned=True),
+    Operation("task-release", KMutex, _number, (2, 4, 3), _in_task, within=True),
+    Operation("task-release-large", FastMutex, _bytes, (20, 30, 300), _in_task, within=True),
     Operation("grow", FastMutex, _bytes, (20, 30, 300), _set),
     Operation("grow-again", KMutex, _bytes, (300, 300, 5000), _set),
     Operation("shrink", FastMutex, _bytes, (20000, 20000, 20), _set),
@@ -128,7 +150,7 @@ class MutexScene(Scene):
         self._owner = 0
         for _ in range(_WARM_UP):  # what is made at first use is no part of the operation
             mutex = self._make()
-            operation.act(mutex, self._old, self._new)
+            operation.do(mutex, self._old, self._new, lambda: None)
             if not mutex.destroyed:
                 mutex.to_owned()
 
@@ -143,12 +165,12 @@ class MutexScene(Scene):
         """A mutex that holds the old T, and before it held another one."""
         self.forget_region()
         mutex = self._mutex = self._make()
-        old, new, act = self._old, self._new, self._operation.act
-        if self._operation.orphaned:
+        old, new, operation = self._old, self._new, self._operation
+        if operation.orphaned:
             _orphan(mutex)
         self.region = Region(mutex.segment, HEADER_BYTES + mutex.slot_index * SLOT_BYTES, SLOT_BYTES)
         self._generation, self._commit = self.region.word(_GENERATION), self.region.word(_COMMIT)
-        pid = traced_child(lambda: act(mutex, old, new), LONGEST)
+        pid = traced_child(lambda: operation.do(mutex, old, new, mark), LONGEST, marks=not operation.within)
         assert self.stepper.begin(pid)
         return pid
 

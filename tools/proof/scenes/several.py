@@ -15,7 +15,8 @@ from . import Scene
 __all__ = ["TRANSFERS", "SeveralScene", "Transfer"]
 
 _COMMIT = 72
-"""Where the commit word is in a slot, see slot.h."""
+"""Where the commit word is in a slot, see slot.h; the lock's word comes first."""
+_TID_MASK, _OWNER_DIED = 0x3FFFFFFF, 0x40000000
 _PATIENCE = 1.0
 """Seconds within which a survivor must have the locks."""
 _WARM_UP = 20
@@ -38,7 +39,7 @@ class Transfer(NamedTuple):
 
 TRANSFERS = (
     Transfer("lock-all", (FastMutex, KMutex, FastMutex), (10, 20, 30), (11, 18, 31)),
-    Transfer("lock-all-large", (KMutex, FastMutex), (b"old", 1), (b"new" * 100, 2)),
+    Transfer("lock-all-large", (KMutex, FastMutex, KMutex), (b"old", 1, b"o" * 300), (b"new" * 100, 2, b"n" * 5000)),
 )
 
 
@@ -54,6 +55,7 @@ class SeveralScene(Scene):
         self._places: list[int] = []
         self._published = False
         self._victim = 0
+        self._dies_holding: list[bool] = []
         for _ in range(_WARM_UP):  # what is made at first use is no part of the operation
             self._make()
             self._act()
@@ -77,20 +79,21 @@ class SeveralScene(Scene):
         first, last = min(self._places), max(self._places)
         segment = self._mutexes[0].segment
         self.region = Region(segment, HEADER_BYTES + first * SLOT_BYTES, (last + 1 - first) * SLOT_BYTES)
-        self._commits = self._words()
+        self._commits = self._words(_COMMIT)
         pid = traced_child(self._act, LONGEST)
         assert self.stepper.begin(pid)
         return pid
 
-    def _words(self) -> list[int]:
+    def _words(self, offset: int, size: int = 8) -> list[int]:
         assert self.region is not None
         first = min(self._places)
-        return [self.region.word((place - first) * SLOT_BYTES + _COMMIT) for place in self._places]
+        return [self.region.word((place - first) * SLOT_BYTES + offset, size) for place in self._places]
 
     def look(self, pid: int) -> None:
-        """Whether anything was published: then everything must be."""
+        """Which locks the victim has, and whether anything was published: then everything must be."""
         self._victim = pid
-        self._published = self._words() != self._commits
+        self._published = self._words(_COMMIT) != self._commits
+        self._dies_holding = [word & _TID_MASK == pid or bool(word & _OWNER_DIED) for word in self._words(0, 4)]
 
     def check(self, where: str) -> None:
         """Survivors come to one of them, then to all: they find all old, or all new."""
@@ -111,10 +114,21 @@ class SeveralScene(Scene):
         first = self.proof.random.randrange(len(self._mutexes))
         with self._mutexes[first].lock(timeout=_PATIENCE) as guard:
             early = guard.value
+            told = [guard.abandoned if at == first else False for at in range(len(self._mutexes))]
         if self.proof.random.random() < 0.5:
             sweep.dead_private_pools()
         with lock_all(*self._mutexes, timeout=_PATIENCE) as guards:
             found = tuple(guard.value for guard in guards)
+            self.expect(not guards[first].abandoned, "a death is told once", where)
+            told = [now or then for now, then in zip((guard.abandoned for guard in guards), told, strict=True)]
+            self.expect(
+                told == self._dies_holding,
+                "abandoned is told for exactly those that the victim held",
+                where,
+                told=told,
+                held=self._dies_holding,
+            )
+            self.proof.counts["abandoned"] += sum(told)
             old, new = self._transfer.old, self._transfer.new
             self.expect(found in (old, new), "all of them are published, or none", where, found=found)
             self.expect(early == found[first], "T stays as it was found first", where, early=early, found=found)

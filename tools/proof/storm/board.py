@@ -9,97 +9,89 @@ import struct
 import time
 from typing import Any
 
-__all__ = ["COUNTS", "Board", "Log"]
+from .counts import COUNTS
 
-COUNTS = (
-    "operations",
-    "commits",
-    "peeks",
-    "rollbacks",
-    "interrupts",
-    "forks while holding",
-    "registrations",
-    "abandoned",
-    "circles named",
-    "lives ended in order",
-    "longest wait, microseconds",
-)
-_HEAD = 8
-_STOP, _EXCUSED, _SINCE, _LEFT, _RIGHT = range(5)
+__all__ = ["Board", "Log"]
+
+_WORDS = ("stop", "excused", "since", "left", "right", "lock left", "lock right", "told")
+_ROW = len(COUNTS) + 1  # and who is behind the semaphore
 
 
 class Board:
-    """Numbers in shared memory. Each worker counts in a row of its own.
+    """Numbers in shared memory. Each process that works counts in a row of its own.
 
     Args:
-        workers: how many rows.
+        rows: how many.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._map = mmap.mmap(-1, 8 * (_HEAD + workers * len(COUNTS)))
+    def __init__(self, rows: int) -> None:
+        self._map = mmap.mmap(-1, 8 * (len(_WORDS) + rows * _ROW))
         self._words = memoryview(self._map).cast("Q")
 
-    def count(self, worker: int, what: str, number: int = 1) -> None:
+    def count(self, row: int, what: str, number: int = 1) -> None:
         """Count something."""
-        self._words[_HEAD + worker * len(COUNTS) + COUNTS.index(what)] += number
+        self._words[len(_WORDS) + row * _ROW + COUNTS.index(what)] += number
 
-    def note_wait(self, worker: int, nanoseconds: int) -> None:
-        """Remember the longest wait."""
-        place = _HEAD + worker * len(COUNTS) + COUNTS.index("longest wait, microseconds")
-        self._words[place] = max(self._words[place], nanoseconds // 1000)
+    def note_longest(self, row: int, what: str, number: int) -> None:
+        """Remember the greatest number."""
+        place = len(_WORDS) + row * _ROW + COUNTS.index(what)
+        self._words[place] = max(self._words[place], number)
 
     def totals(self) -> dict[str, int]:
-        """The counts of all workers together; of waits, the longest."""
-        rows = self._words[_HEAD:]
-        found = {what: list(rows[place :: len(COUNTS)]) for place, what in enumerate(COUNTS)}
+        """The counts of all rows together; of what is longest, the longest."""
+        rows = self._words[len(_WORDS) :]
+        found = {what: list(rows[place::_ROW]) for place, what in enumerate(COUNTS)}
         return {what: max(row) if what.startswith("longest") else sum(row) for what, row in found.items()}
+
+    def word(self, name: str) -> int:
+        """One of the numbers that belong to nobody: what a lock protects, or what all must know."""
+        return self._words[_WORDS.index(name)]
+
+    def set_word(self, name: str, number: int) -> None:
+        """Write it."""
+        self._words[_WORDS.index(name)] = number
 
     # --- the end
 
     @property
     def stopping(self) -> bool:
         """Whether the workers are to end."""
-        return bool(self._words[_STOP])
+        return bool(self.word("stop"))
 
     def stop(self) -> None:
         """Let the workers end."""
-        self._words[_STOP] = 1
+        self.set_word("stop", 1)
 
     # --- time in which nobody can be blamed for a wait
 
     def begin_excuse(self) -> None:
         """Somebody is stopped now who may hold a lock."""
-        self._words[_SINCE] = time.monotonic_ns()
+        self.set_word("since", time.monotonic_ns())
 
     def end_excuse(self) -> None:
         """It goes on."""
-        since = self._words[_SINCE]
-        self._words[_SINCE] = 0
-        self._words[_EXCUSED] += time.monotonic_ns() - since
+        since = self.word("since")
+        self.set_word("since", 0)
+        self.excuse(time.monotonic_ns() - since)
 
     def excuse(self, nanoseconds: int) -> None:
         """The whole machine stood still for so long."""
-        self._words[_EXCUSED] += nanoseconds
+        self.set_word("excused", self.word("excused") + nanoseconds)
 
     def excused(self) -> int:
         """Nanoseconds so far in which somebody was stopped."""
-        since = self._words[_SINCE]
-        return self._words[_EXCUSED] + (time.monotonic_ns() - since if since else 0)
+        since = self.word("since")
+        return self.word("excused") + (time.monotonic_ns() - since if since else 0)
 
-    # --- what the critical section protects
+    # --- who is behind the semaphore
 
-    @property
-    def pair(self) -> tuple[int, int]:
-        """Two numbers that are equal unless somebody died between writing one and the other."""
-        return self._words[_LEFT], self._words[_RIGHT]
+    def set_inside(self, row: int, pid: int) -> None:
+        """Write down that a process is inside, or with 0 that it is not."""
+        self._words[len(_WORDS) + row * _ROW + len(COUNTS)] = pid
 
-    def set_left(self, number: int) -> None:
-        """Write the first."""
-        self._words[_LEFT] = number
-
-    def set_right(self, number: int) -> None:
-        """Write the second."""
-        self._words[_RIGHT] = number
+    def inside(self) -> list[int]:
+        """Pids of those inside; one that was killed there stays until its successor has been inside."""
+        return [pid for pid in self._words[len(_WORDS) + len(COUNTS) :: _ROW] if pid]
 
     def close(self) -> None:
         """Unmap it."""
@@ -108,7 +100,7 @@ class Board:
 
 
 class Log:
-    """A worker's own file of commits that have returned, and of promises that it found broken.
+    """A worker's own files: of commits that have returned, of items that it took, of promises that it found broken.
 
     Args:
         folder: of the storm.
@@ -121,6 +113,7 @@ class Log:
         self._path = os.path.join(folder, f"worker-{worker}")
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._commits = os.open(self._path, flags, 0o600)
+        self._taken = os.open(self._path + ".taken", flags, 0o600)
         self._broken = os.open(self._path + ".broken", flags, 0o600)
         self._reading = os.open(self._path + ".broken", os.O_RDONLY | os.O_CLOEXEC)
         self._told = 0
@@ -129,6 +122,10 @@ class Log:
         """A commit has returned."""
         os.write(self._commits, self._record.pack(mutex, epoch, number))
 
+    def took(self, queue: int, putter: int, number: int) -> None:
+        """An item was taken out of a queue."""
+        os.write(self._taken, self._record.pack(queue, putter, number))
+
     def broken(self, promise: str, **facts: Any) -> None:
         """A promise is broken."""
         plain = {key: value if isinstance(value, (int, float, str)) else repr(value) for key, value in facts.items()}
@@ -136,9 +133,15 @@ class Log:
 
     def commits(self) -> dict[tuple[int, int], int]:
         """The last commit for each (mutex, epoch)."""
-        with open(self._path, "rb") as file:
-            raw = file.read()
-        return {(mutex, epoch): number for mutex, epoch, number in self._record.iter_unpack(raw)}
+        return {(mutex, epoch): number for mutex, epoch, number in self._records(self._path)}
+
+    def taken(self) -> list[tuple[int, int, int]]:
+        """All items that were taken: (queue, who put it, its number)."""
+        return self._records(self._path + ".taken")
+
+    def _records(self, path: str) -> list[tuple[int, int, int]]:
+        with open(path, "rb") as file:
+            return [(what, whose, number) for what, whose, number in self._record.iter_unpack(file.read())]
 
     def new_findings(self) -> list[dict[str, Any]]:
         """The promises that were found broken since this was last asked."""
@@ -149,6 +152,5 @@ class Log:
 
     def close(self) -> None:
         """Close the files."""
-        os.close(self._commits)
-        os.close(self._broken)
-        os.close(self._reading)
+        for file in (self._commits, self._taken, self._broken, self._reading):
+            os.close(file)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .ledger import Ledger
 
-__all__ = ["Book", "footprint"]
+__all__ = ["Book", "OopsError", "footprint", "undisturbed"]
+
+
+class OopsError(Exception):
+    """What a worker raises while it holds a lock."""
 
 
 class Book(NamedTuple):
@@ -18,7 +25,7 @@ class Book(NamedTuple):
         number: of it.
         name: registered name; of an anonymous one, for its ledger.
         kind: ``fast``, ``k`` or ``section``.
-        ledger: form of its T; None for a section.
+        ledger: form of its T; None for one that keeps no book.
         handle: of an anonymous one, else None.
         renewed: whether it is registered anew now and then.
     """
@@ -31,13 +38,23 @@ class Book(NamedTuple):
     renewed: bool
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no Ctrl-C through: where it would leave something half done that is the program's, as in any program."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def footprint(before: tuple[int, int] | None = None) -> tuple[int, int]:
     """Open descriptors, and mappings of segments of ours: not of the parent's own mutexes, nor of the wait board.
 
-    With ``before``, what there is a moment later if that is more: the thread that is told of releases for tasks looks
-    up every 50 ms, and lets go of a mutex then.
+    With ``before``, what there is a moment later if that is more: the threads that sleep for tasks look up every 50 ms,
+    or stay for a second, and let go of a mutex then.
     """
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 3
     while before is not None and _footprint()[1] > before[1] and time.monotonic() < deadline:
         time.sleep(0.01)
     return _footprint()

@@ -1,4 +1,4 @@
-"""A deed of the storm's workers: two locks in whatever order, which others take in the other order at the same time."""
+"""Who waits for whom: two locks in whatever order, which others take in the other order; and who is said to wait."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .book import Book
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["cross"]
+__all__ = ["cross", "look_at_waiters", "parent_of"]
 
-_WHILE = 0.002  # seconds for which the first is held, so that others have time for the other one
+_WHILE = 0.002  # seconds for which a lock is held, so that others have time to want it
 
 
-def cross(worker: Worker, book: Book, mutex: Any) -> None:
+def cross(worker: Worker, book: Book, mutex: Any) -> bool:
     """Whoever closes a circle is told, and lets go; nobody waits for ever, as every wait of a worker is timed."""
-    other = worker.chance.choice(worker.books)
+    other = worker.chance.choice(worker.world.books)
     if other is book or other.kind == "section":
-        return
+        return False
     second = worker.handle(other)
     try:
         with worker.lock(mutex) as guard:
@@ -32,7 +32,25 @@ def cross(worker: Worker, book: Book, mutex: Any) -> None:
             with worker.lock(second) as guard:
                 worker.verify(other, guard.value)
     except DeadlockError as error:
-        worker.board.count(worker.number, "circles named")
-        chain = error.chain
-        if len(chain) < 2 or chain[0].pid != os.getpid() or len({link.tid for link in chain}) != len(chain):
-            worker.log.broken("a circle is one of several threads, this one first", chain=str(chain))
+        worker.note_circle(error)
+    return True
+
+
+def look_at_waiters(worker: Worker, book: Book, mutex: Any) -> None:
+    """While it is held, those who are said to wait for it are workers of this storm, and not this one."""
+    with worker.lock(mutex) as guard:
+        worker.verify(book, guard.value)
+        time.sleep(_WHILE)
+        for waiter in mutex.waiters():
+            worker.count("waiters told")
+            if waiter.pid == os.getpid() or parent_of(waiter.pid) not in (worker.parent, None):
+                worker.log.broken("who is said to wait is another worker", mutex=book.name, waiter=str(waiter))
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None

@@ -17,9 +17,11 @@ from wdkmutex_shm.names import user_prefix
 from ..harness import Proof, options, run
 from ..scenes import Scene
 from ..scenes.daemon import CHANGES, DaemonScene
+from ..scenes.mptypes import TYPES
 from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
 from ..scenes.pools import CreationScene, SweepScene
 from ..scenes.several import TRANSFERS, SeveralScene
+from ..scenes.waiting import WAITS, WaitingScene
 from ..stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
 
 _LONGEST = 4_000_000
@@ -34,6 +36,8 @@ SCENES: dict[str, Callable[[Proof, Stepper], Scene]] = {
     **{operation.name: functools.partial(MutexScene, operation=operation) for operation in OPERATIONS},
     SectionScene.name: SectionScene,
     **{transfer.name: functools.partial(SeveralScene, transfer=transfer) for transfer in TRANSFERS},
+    **{wait.name: functools.partial(WaitingScene, wait=wait) for wait in WAITS},
+    **TYPES,
     CreationScene.name: CreationScene,
     SweepScene.name: SweepScene,
     **{change.name: functools.partial(DaemonScene, change=change) for change in CHANGES},
@@ -49,8 +53,8 @@ def command(
 ) -> None:
     """Kill a process after its n-th instruction in an operation, for every n, and see what the survivors find.
 
-    Without --stride as many n as fit the time: first those after which something is different for others (a store to
-    shared memory, a system call), then any.
+    Without --stride as many n as fit the time: first those before and after which something is different for others (a
+    store to shared memory, a system call), then any.
     """
     chosen = names or tuple(SCENES)
     limit = None if stride is not None else seconds
@@ -114,18 +118,23 @@ class _Hunt:
             yield
 
     def by_parts(self) -> Iterator[None]:
-        """Look at a part of the way after the other, in random order, and kill in each. When all was seen: anywhere."""
+        """Look at a part of the way after the other, and kill in each. When all was seen: anywhere.
+
+        The parts come in random order, those first in which the memory that others see changes.
+        """
         random, traces = self._proof.random, list[Trace]()
-        calls = self._count_calls()
+        calls, changing = self._count_calls()
         unseen = set(range(calls + 1))
         while unseen:
-            first = random.choice(sorted(unseen))
-            trace = self._look(first, _PART)
+            first = random.choice(sorted(unseen & changing or unseen))
+            trace = self._look(first, 2 * _PART if first in changing else _PART)
             unseen -= set(range(first, first + trace.calls + 1))
             if not trace.instructions:
                 continue
             traces.append(trace)
-            numbers = trace.changes + [random.randrange(trace.instructions) for _ in range(_ANYWHERE)]
+            # Right before a change as well: what changed last may lie where nobody looks, as a journal does.
+            numbers = sorted({number - before for number in trace.changes for before in (0, 1) if number >= before})
+            numbers += [random.randrange(trace.instructions) for _ in range(_ANYWHERE)]
             random.shuffle(numbers)
             for number in numbers:
                 self._kill_at(trace, number)
@@ -144,12 +153,12 @@ class _Hunt:
         self._die(pid, "the end" if trace.complete else f"call {first_call} + {room} instructions")
         return trace
 
-    def _count_calls(self) -> int:
+    def _count_calls(self) -> tuple[int, set[int]]:
         pid = self._scene.begin()
-        calls = self._stepper.count_calls(pid)
+        calls, changing = self._stepper.count_calls(pid, self._scene.region)
         self._proof.counts[f"{self._scene.name}: system calls"] = calls
         self._die(pid, "the end")
-        return calls
+        return calls, changing
 
     def _kill_at(self, trace: Trace, number: int) -> None:
         if self._kill(trace.point(number)) == ELSEWHERE:

@@ -7,12 +7,14 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable, Sized
+from functools import partial
 from typing import Any
 
 import click
 import psutil
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, shm, sweep
+from wdkmutex_shm import Grt, shm, sweep
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, WdkMutexError
 from wdkmutex_shm.names import instance_prefix
@@ -20,25 +22,16 @@ from wdkmutex_shm.paths import log_path
 from wdkmutex_shm.pool import Pool
 
 from ..harness import Proof, footprint, options, run
-from ..storm.board import Board, Log
-from ..storm.book import Book
-from ..storm.ledger import BytesLedger, DictLedger, IntLedger, Ledger, TornError
+from ..storm.audit import audit
+from ..storm.board import Log
+from ..storm.helpers import run_helper
 from ..storm.worker import INTERRUPTED, run_worker
+from ..storm.world import KINDS, World
 
 _MOST_WORKERS = 6
-_KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
-    # kind, form of T, registered (else anonymous), registered anew now and then
-    ("fast", BytesLedger(), True, True),
-    ("k", DictLedger(), True, True),
-    ("section", None, True, False),
-    ("fast", IntLedger(), True, False),
-    ("k", BytesLedger(), False, False),
-    ("k", IntLedger(), True, False),
-    ("fast", DictLedger(), True, False),
-    ("k", BytesLedger(), True, True),
-)
+_HELPERS = ("herald", "pool")
 _TURN = 0.01
-_STALL = 0.25
+_STALL = 0.05
 _LAST_SECONDS = 60
 _DAEMON_SECONDS = 30
 
@@ -46,7 +39,7 @@ _DAEMON_SECONDS = 30
 @click.command("storm")
 @options(seconds=60)
 @click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time.")
-@click.option("--mutexes", type=click.IntRange(1), default=len(_KINDS), help="Mutexes that they share.")
+@click.option("--mutexes", type=click.IntRange(1), default=len(KINDS), help="Mutexes that they keep books in.")
 @click.option("--every", type=float, default=0.05, help="Mean seconds between two blows.")
 def command(seed: int | None, seconds: float, json_file: str | None, workers: int, mutexes: int, every: float) -> None:
     """Let processes keep books in shared mutexes while they, and the daemon, are killed, stopped and interrupted."""
@@ -66,37 +59,30 @@ class _Storm:
         self._proof = proof
         self._workers = workers
         self._every = every
-        self._board = Board(workers)
-        self._logs = [Log(proof.folder, number) for number in range(workers)]
+        self._logs = [Log(proof.folder, number) for number in range(workers + 1)]
         self._alive: dict[int, int] = {}
+        self._helpers: dict[int, str] = {}
         self._lives: set[int] = set()
         self._stopped: tuple[int, float] | None = None
         Grt.init(proof.instance)
-        self._books = [self._make(index) for index in range(mutexes)]
-
-    def _make(self, index: int) -> Book:
-        kind, ledger, registered, renewed = _KINDS[index % len(_KINDS)]
-        name = f"{kind}-{index}"
-        if ledger is None:
-            Grt.register_critical_section(name)
-            return Book(index, name, kind, None, None, False)
-        value = ledger.first(name, self._proof.random.getrandbits(60), self._workers)
-        if not registered:
-            return Book(index, name, kind, ledger, (FastMutex if kind == "fast" else KMutex)(value), False)
-        (Grt.register_fast_mutex if kind == "fast" else Grt.register_kmutex)(name, value)
-        return Book(index, name, kind, ledger, None, renewed)
+        self._world = World.make(proof.folder, proof.instance, workers, mutexes, proof.random)
+        self._board = self._world.board
 
     # --- while it rages
 
     def rage(self) -> None:
         """Strike until the time is up."""
         proof, random = self._proof, self._proof.random
+        for name in _HELPERS:
+            seed = random.getrandbits(32)
+            self._helpers[self._fork(partial(run_helper, self._world, name, self._workers, seed, os.getpid()))] = name
         last = due = time.monotonic()
         while not proof.over and not proof.enough:
             self._reap()
             for number in range(self._workers):
                 if number not in self._alive.values():
-                    self._start(number)
+                    self._alive[self._fork(partial(run_worker, self._world, number, random.getrandbits(32)))] = number
+                    proof.counts["lives"] += 1
             now = time.monotonic()
             if now - last > _STALL + _TURN:
                 self._board.excuse(int((now - last) * 1e9))  # the machine did something else
@@ -112,22 +98,18 @@ class _Storm:
             proof.progress(f"{totals['operations']} operations, {proof.counts['kills']} kills")
             time.sleep(_TURN)
 
-    def _start(self, number: int) -> None:
-        seed = self._proof.random.getrandbits(32)
+    def _fork(self, act: Callable[[], object]) -> int:
         # No Ctrl-C before the child is a worker: it would be one in a second coordinator. The worker lets it through.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         pid = os.fork()
         if pid == 0:
             try:
-                run_worker(
-                    number, self._workers, self._board, self._proof.folder, self._books, self._proof.instance, seed
-                )
+                act()
             finally:
                 os._exit(INTERRUPTED)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        self._alive[pid] = number
         self._lives.add(pid)
-        self._proof.counts["lives"] += 1
+        return pid
 
     def _reap(self) -> None:
         for pid in list(self._alive):
@@ -185,87 +167,50 @@ class _Storm:
     # --- afterwards
 
     def calm_down(self) -> None:
-        """Let the workers end, then look at the books, and at what is left in memory."""
+        """Let the workers end, and then their helpers; then look at the books, and at what is left in memory."""
         if self._stopped is not None:
             self._go_on()
         self._board.stop()
-        deadline = time.monotonic() + (_LAST_SECONDS if self._proof.ok else 0)
-        while self._alive and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(_TURN)
+        self._await_end(self._reap, self._alive)
         if self._proof.ok:
             self._proof.expect(not self._alive, "every worker ends when it is told to", left=len(self._alive))
+        for pid in self._helpers:
+            os.kill(pid, signal.SIGTERM)
+        self._await_end(self._reap_helpers, self._helpers)
+        if self._proof.ok:
+            self._proof.expect(not self._helpers, "every helper ends when it is told to", left=str(self._helpers))
         self._collect()
         self._proof.counts.update(self._board.totals())
-        if not self._proof.ok:
-            return
-        deaths = self._proof.counts["kills"]
-        self._proof.expect(
-            self._proof.counts["abandoned"] <= deaths,
-            "a lock is abandoned only by a death",
-            deaths=deaths,
-            abandoned=self._proof.counts["abandoned"],
-        )
-        self._audit()
-        self._weigh()
+        if self._proof.ok:
+            audit(self._proof, self._world, self._logs)
 
-    def _audit(self) -> None:
-        """What every worker has logged last must be in T."""
-        logged = [log.commits() for log in self._logs]
-        for book in self._books:
-            if book.ledger is None:
-                continue
-            try:
-                value = self._final(book)
-                if value is None:
-                    continue
-                page = book.ledger.read(value, book.name)
-            except (TornError, WdkMutexError) as error:
-                self._proof.broken("T is whole in the end", mutex=book.name, error=error)
-                continue
-            for number in range(self._workers):
-                known = logged[number].get((book.number, page.epoch), 0)
-                ahead = (page.commits[number] - known) % book.ledger.modulus
-                self._proof.expect(
-                    ahead <= 1,
-                    "T has every commit that returned, and none that did not",
-                    mutex=book.name,
-                    worker=number,
-                    logged=known,
-                    found=page.commits[number],
-                )
-                self._proof.counts["books audited"] += 1
+    def _await_end(self, reap: Callable[[], None], running: Sized) -> None:
+        deadline = time.monotonic() + (_LAST_SECONDS if self._proof.ok else 1)
+        while running and time.monotonic() < deadline:
+            reap()
+            time.sleep(_TURN)
 
-    def _final(self, book: Book) -> object:
-        """T in the end; None where the name was just unregistered."""
-        if book.handle is not None:
-            return book.handle.to_owned()
-        if book.renewed and book.name not in Grt.names():
-            return None
-        get = Grt.get_fast_mutex if book.kind == "fast" else Grt.get_kmutex
-        with get(book.name).lock(timeout=2) as guard:
-            return guard.value
-
-    def _weigh(self) -> None:
-        """No slot, no data segment and no daemon more than there are names."""
-        with connect(self._proof.instance, timeout=30) as client:
-            client.call("sweep")
-            status = client.call("status")
-        data = len(shm.listing(instance_prefix(self._proof.instance) + ".d"))
-        names = status["names"]
-        self._proof.expect(status["used"] == names and not status["quarantined"], "no slot is lost", status=status)
-        self._proof.expect(data <= 2 * names, "a mutex has two data segments at most", data=data, names=names)
+    def _reap_helpers(self) -> None:
+        for pid, name in list(self._helpers.items()):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del self._helpers[pid]
+                self._proof.expect(status == 0, "a helper ends well", name=name, status=status)
 
     def close(self) -> None:
         """End every process and give everything back."""
-        for pid in self._alive:
+        children = [child for pid in self._helpers for child in psutil.Process(pid).children(recursive=True)]
+        for pid in [*self._alive, *self._helpers]:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         self._alive.clear()
+        self._helpers.clear()
         for log in self._logs:
             log.close()
         self._board.close()
-        self._books.clear()
         self._destroy()
         sweep.dead_private_pools()
         left = {name for name in footprint(self._proof.folder) if self._is_ours(name)}
