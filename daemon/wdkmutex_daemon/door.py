@@ -46,7 +46,10 @@ class Door:
                 return
             except OSError as error:
                 if error.errno not in _NO_ROOM:
-                    raise
+                    # Whoever shares the socket (a service manager) has shut it down: nobody can come in any more.
+                    log.critical("%s: this daemon ends, and the next one goes on from the segments", error)
+                    self._service.stop()
+                    return
                 log.warning("no further client can be let in now: %s", error)
                 self._loop.remove_reader(self._sock)
                 self._loop.call_later(_AGAIN_SECONDS, self._open)
