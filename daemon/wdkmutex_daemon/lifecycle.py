@@ -70,14 +70,19 @@ def serve(instance: str, *, ready_fd: int | None = None, detach: bool = False) -
     check_instance(instance)
     ready = _Ready(ready_fd)
     if detach:
-        _detach(ready)
+        _detach()
+    return _live(instance, ready, tells=ready_fd is not None, detach=detach)
+
+
+def _live(instance: str, ready: _Ready, *, tells: bool, detach: bool) -> int:
+    """As :func:`serve`, in the process that serves. ``tells``: somebody waits to be told."""
     try:
         if detach:
             _to_log_file(paths.log_path(instance))
         set_up_log()
         _Life(instance, ready).run()
     except ServedAlreadyError as error:
-        if ready_fd is None:
+        if not tells:
             raise
         log.info("%s", error)
         ready.tell(READY)
@@ -108,7 +113,7 @@ class _Ready:
             os.close(fd)
 
 
-def _detach(ready: _Ready) -> None:
+def _detach() -> None:
     """Go on in a child that belongs to no terminal and no session of the caller's."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -127,9 +132,8 @@ def _to_log_file(path: str) -> None:
     os.dup2(nothing, 0)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
-    for spare in (nothing, fd):
-        if spare > 2:
-            os.close(spare)
+    os.close(nothing)
+    os.close(fd)
 
 
 class _Life:

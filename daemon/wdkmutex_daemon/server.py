@@ -134,7 +134,6 @@ class Connection:
         self._ending = False  # to be closed as soon as all is sent
         self._closed = False
         self._unread = False  # the client does not read its replies fast enough
-        self._behind = False  # requests are waiting for our next turn
         self._stalled: float | None = None
         sock.setblocking(False)
         self.peer, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
@@ -166,14 +165,11 @@ class Connection:
             count = 0
         if count:
             self._frames.feed(memoryview(room)[:count])
-            if not (self._unread or self._behind):
-                self._work()
+            self._work()  # whose requests are not to be read now is not read from
         else:
             self.abort()
 
     def _send(self, data: bytes) -> None:
-        if self._ending:
-            return
         sent = 0
         if not self._unsent:
             try:
@@ -209,8 +205,7 @@ class Connection:
         if self._unread and len(self._unsent) <= _LOW_WATER:
             self._unread = False
             self._stalled = None
-            if not self._behind:
-                self._work()
+            self._work()
 
     # --- the end of a connection
 
@@ -256,12 +251,10 @@ class Connection:
     def _work(self) -> None:
         """Answer the requests that are here: for a moment, then the other clients have their turn."""
         frames = self._frames
-        self._behind = False
         begun = time.monotonic()
         done = 0
         while not (self._unread or self._ending):
             if done and time.monotonic() - begun > _TURN:
-                self._behind = True
                 self._read(False)
                 self._loop.call_soon(self._work)
                 return

@@ -74,8 +74,20 @@ def cli(instance: str | None) -> None:
     """
 
 
+def _open_what_is_closed() -> None:
+    """Let an input or output that the caller has closed be nothing: no socket or log of ours may come to lie there."""
+    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # not inherited: for a command that is run, closed stays closed
+    os.close(nothing)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 def run(args: Sequence[str]) -> int:
     """Run the command line ``args`` and return its exit status (:mod:`wdkmutex_daemon.cli.codes`)."""
+    _open_what_is_closed()
     if COMPLETE in os.environ:
         cli.main(list(args), prog_name=PROGRAM, complete_var=COMPLETE)
     try:
