@@ -194,7 +194,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 suspect = now + (SOON if looks < 3 else RARELY)
                 if is_waiting(wdkm_load64(&slot.owner)):
                     deadlock.refuse(ticket)
-            slice_ = min(SLICE, POLITE * max(slot.starving, 1) if slot.acquired_low != acquired else slice_ * 4)
+            slice_ = min(SLICE, POLITE * max(wdkm_starving(slot), 1) if slot.acquired_low != acquired else slice_ * 4)
             acquired = slot.acquired_low
     finally:
         forget(ticket)
