@@ -184,6 +184,36 @@ def test_a_task_that_was_taken_but_not_begun_is_done_by_another(fork: Any) -> No
         assert result.get(DEADLINE) == 25
 
 
+def test_one_task_is_lost_while_another_only_seems_to_be(fork: Any) -> None:
+    with fork.Pool(2) as pool:
+        crew, tasks = pool._quick_get.__self__, pool._inqueue
+        assert pool.map(square, range(10)) == [n * n for n in range(10)]
+        first, second = pids(pool)
+        stop(first, second)
+        slow = pool.apply_async(square, (5,))
+        wait_until(lambda: tasks._reader.size() > 0, "the task is sent")
+        taken = tasks._reader.take(True)  # in the place of the second worker, which is slow to claim it
+        kill(first)
+        wait_until(lambda: crew._suspects, "nobody seems to have it")
+        wait_until(lambda: len(pids(pool)) == 2 and first not in pids(pool), "there is another worker")
+        third = next(pid for pid in pids(pool) if pid != second)
+        stop(third)
+        lost = pool.apply_async(square, (6,))
+        wait_until(lambda: tasks._reader.size() > 0, "the task is sent")
+        assert tasks._reader.take(True)  # in the place of the third worker, which dies now
+        kill(third)
+        tasks._writer.send_whole(b"", taken)
+        os.kill(second, signal.SIGCONT)
+        assert slow.get(DEADLINE) == 25
+        assert lost.get(DEADLINE) == 36
+
+
+def stop(*workers: int) -> None:
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(state_of(pid) == "T" for pid in workers), "they are stopped")
+
+
 @pytest.mark.slow
 def test_goes_on_through_a_storm_of_kills(fork: Any) -> None:
     dice, kills = random.Random(3), 0

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 SECONDS = float(os.environ.get("WDKM_STORM_SECONDS", "0"))
 SEED = int(os.environ.get("WDKM_STORM_SEED", "1"))
-LATE = 30.0  # seconds after which whoever waits was forgotten
+LATE = 90.0  # seconds after which whoever waits was forgotten
 PLACES = 3  # of the bounded queue
 TAKEN = struct.Struct("=II")  # who put an item, and its number there
 
@@ -65,22 +65,20 @@ class Me:
 
 
 def _lock(me: Me) -> None:
-    assert me["lock"].acquire(timeout=LATE)
+    assert me["lock"].acquire()
     me.alone(0)
     me["lock"].release()
 
 
 def _try_lock(me: Me) -> None:
-    until = time.monotonic() + LATE
     while not me["lock"].acquire(False):
-        assert time.monotonic() < until
         time.sleep(0.0001)
     me.alone(0)
     me["lock"].release()
 
 
 def _rlock(me: Me) -> None:
-    assert me["rlock"].acquire(timeout=LATE)
+    assert me["rlock"].acquire()
     with me["rlock"]:
         me.alone(1)
     me["rlock"].release()
@@ -97,14 +95,14 @@ def _value(me: Me) -> None:
 
 
 def _semaphore(me: Me) -> None:
-    assert me["semaphore"].acquire(timeout=LATE)
+    assert me["semaphore"].acquire()
     sum(range(500))  # so that many die while they have it
     me["semaphore"].release()
 
 
 def _waiter(me: Me) -> None:
     with me["condition"]:
-        assert me["condition"].wait(LATE)
+        assert me["condition"].wait()
 
 
 def _notifier(me: Me) -> None:
@@ -113,7 +111,7 @@ def _notifier(me: Me) -> None:
 
 
 def _event(me: Me) -> None:
-    assert me["event"].wait(LATE)
+    assert me["event"].wait()
 
 
 def _setter(me: Me) -> None:
@@ -123,7 +121,7 @@ def _setter(me: Me) -> None:
 
 def _barrier(me: Me) -> None:
     try:
-        me["barrier"].wait(LATE)
+        me["barrier"].wait()
     except threading.BrokenBarrierError:
         me["barrier"].reset()
 
@@ -170,7 +168,7 @@ def _pool(me: Me) -> None:
             died = 0
             for n, result in enumerate(results):
                 try:
-                    assert result.get(LATE) == n * n
+                    assert result.get() == n * n
                 except WorkerDied:
                     died += 1
             assert died <= 1
@@ -275,13 +273,13 @@ class Storm:
         for slot, count in enumerate(done):
             if self._seen[slot][0] != count:
                 self._seen[slot] = (count, now)
-            assert now - self._seen[slot][1] < 2 * LATE, f"{self.names[slot]} does not go on: {done}"
+            assert now - self._seen[slot][1] < LATE, f"{self.names[slot]} does not go on: {done}"
         return sum(done)
 
     def goes_on(self) -> bool:
         """Whether each process has done something since its start."""
         before = list(self.shared["done"])
-        wait_until(lambda: self.look() and all(map(int.__lt__, before, self.shared["done"])), "each goes on", 2 * LATE)
+        wait_until(lambda: self.look() and all(map(int.__lt__, before, self.shared["done"])), "each goes on", LATE)
         return True
 
     def end(self) -> None:
@@ -301,8 +299,10 @@ def test_nobody_is_forgotten(method: str, tmp_path: Path) -> None:
         until = time.monotonic() + (SECONDS or 2.0)
         while time.monotonic() < until:
             before, more = storm.look(), dice.randrange(200 if method == "fork" else 20)
-            wait_until(lambda before=before, more=more: storm.look() > before + more, "work goes on", 2 * LATE)
+            wait_until(lambda before=before, more=more: storm.look() > before + more, "work goes on", LATE)
             storm.kill_one(dice.randrange(len(storm.names)))
+            if storm.killed % 25 == 0:
+                storm.goes_on()  # who waits for ever is found out only where nobody is killed for a while
         storm.goes_on()
     finally:
         storm.end()

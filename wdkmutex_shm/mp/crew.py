@@ -123,9 +123,8 @@ class Crew:
         self._free: list[KMutex[int]] = []  # claims of the dead, for the next workers
         self._again: deque[int] = deque()  # numbers of tasks that are to be sent again
         self._doubt = _IDLE  # tasks up to this number may have been lost with a worker
-        self._suspects: set[int] = set()  # tasks that nobody seems to have
-        self._since = 0.0  # when that was seen
-        self._marked = False  # whether a mark is under way in the channel of results
+        self._suspects: dict[int, float] = {}  # tasks that nobody seems to have: since when
+        self._marked: set[int] = set()  # those of them for which a mark is under way in the channel of results
         self._next_look = 0.0
 
     def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess:
@@ -207,8 +206,8 @@ class Crew:
             key = self._forget(number)
             return (*key, result[2]) if key is not None else _NOTHING
         if result == _MARK:
-            self._again.extend(sorted(number for number in self._suspects if number in self._sent))
-            self._suspects, self._marked, self._next_look = set(), False, 0.0
+            self._again.extend(sorted({number for number in self._marked if number in self._sent} - self._claimed()))
+            self._marked, self._next_look = set(), 0.0
             return _NOTHING
         key = self._forget(result.claimed)
         if key is not None:
@@ -234,14 +233,16 @@ class Crew:
             return
         written = self._written
         empty = self._tasks._reader.size() == 0
-        claimed = {claim.peek() for claim in list(self._workers.values())}
+        claimed = self._claimed()
         self._newest = max(self._newest, written if empty else _IDLE, *claimed)
         nobodys = {number for number in list(self._sent) if number <= self._newest} - claimed - set(self._again)
-        if not self._suspects:
-            self._suspects, self._since = nobodys, now
-        elif now - self._since >= _SETTLED:
-            self._suspects &= nobodys
-            mark = ForkingPickler.dumps((_IDLE, _MARK))
-            self._marked = bool(self._suspects) and self._results._writer.send_whole(b"", mark, wait=False)
-        if not self._suspects and (self._newest >= self._doubt or not self._sent):
+        self._suspects = {number: self._suspects.get(number, now) for number in nobodys}
+        lost = {number for number, since in self._suspects.items() if now - since >= _SETTLED}
+        if lost and self._results._writer.send_whole(b"", ForkingPickler.dumps((_IDLE, _MARK)), wait=False):
+            self._marked = lost
+        if not nobodys and (self._newest >= self._doubt or not self._sent):
             self._doubt = _IDLE
+
+    def _claimed(self) -> set[int]:
+        """The numbers of the tasks that the workers have claimed last."""
+        return {claim.peek() for claim in list(self._workers.values())}
