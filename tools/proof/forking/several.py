@@ -44,12 +44,13 @@ def _transfer(some: _Some) -> None:
             guard.value = value
 
 
-def _transfer_and_drop(some: _Some) -> None:
+def _transfer_while_held(some: _Some) -> None:
     guards = lock_all(*some.mutexes, timeout=_PATIENCE)
-    for guard, value in zip(guards, some.new, strict=True):
-        guard.value = value
-    guards.commit()
-    guards.drop_safe()
+    with guards:  # guards that are only dropped are published each by itself
+        for guard, value in zip(guards, some.new, strict=True):
+            guard.value = value
+        guards.commit()
+        guards.drop_safe()
 
 
 def _any(some: _Some) -> None:
@@ -77,7 +78,7 @@ def _case(name: str, act: Any, old: tuple[Any, ...] = _OLD) -> Case:
 SEVERAL = (
     _case("lock-all", _transfer),
     _case("lock-all-ints", _transfer, (1, 2)),
-    _case("lock-all-drop-safe", _transfer_and_drop),
+    _case("lock-all-while-held", _transfer_while_held),
     _case("lock-any", _any, (1,)),
     _case("lock-when", _when, (1,)),
     _case("wait-in-guard", _in_guard, (1,)),
