@@ -54,6 +54,7 @@ def _transfer_while_held(some: _Some) -> None:
 
 
 def _any(some: _Some) -> None:
+    guard: Any
     index, guard = lock_any(*some.mutexes, timeout=_PATIENCE)
     with guard:
         assert index == 0
