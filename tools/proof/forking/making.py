@@ -8,12 +8,24 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import shm
+from wdkmutex_shm import NotOwned, shm
 
 from .child import Hold
 from .ways import Child
 
-__all__ = ["GROWN", "PATIENCE", "Cell", "T", "Wrong", "by", "ending", "holder", "in_the_next_creation", "in_thread"]
+__all__ = [
+    "GROWN",
+    "PATIENCE",
+    "Cell",
+    "T",
+    "Wrong",
+    "by",
+    "ending",
+    "go_on_in_a_child",
+    "holder",
+    "in_the_next_creation",
+    "in_thread",
+]
 
 PATIENCE = 10.0
 """Seconds for whatever is expected to happen."""
@@ -118,3 +130,33 @@ def in_the_next_creation(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         shm.create = real
+
+
+def go_on_in_a_child(commit: Callable[[], object]) -> str | None:
+    """Fork in the midst of a commit, as a signal handler may; the child returns into it. Returns what was wrong."""
+    said, say = os.pipe()
+    parent = os.getpid()
+    child = 0
+
+    def fork_now() -> None:
+        nonlocal child
+        child = os.fork()
+        if child:
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+    try:
+        with in_the_next_creation(fork_now):
+            commit()
+        if os.getpid() != parent:
+            os.write(say, b"the commit went on in the child")
+    except NotOwned:
+        pass
+    except BaseException as error:
+        os.write(say, repr(error).encode())
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(say)
+    with open(said, "rb") as file:
+        return file.read().decode() or None

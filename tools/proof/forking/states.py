@@ -8,10 +8,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from wdkmutex_shm import NotOwned
-
-from .child import Hold
-from .making import GROWN, PATIENCE, Cell, T, Wrong, by, ending, holder, in_the_next_creation, in_thread
+from .child import Hold, raised
+from .making import (
+    GROWN,
+    PATIENCE,
+    Cell,
+    T,
+    Wrong,
+    by,
+    ending,
+    go_on_in_a_child,
+    holder,
+    in_the_next_creation,
+    in_thread,
+)
 from .ways import WAYS, Child
 
 __all__ = ["STATES"]
@@ -93,7 +103,7 @@ def _committing(cell: Cell, mutex: Any) -> Wrong:
     made: list[Child] = []
     wrong: Wrong = []
     guard = mutex.lock(PATIENCE)
-    guard.value = (1).to_bytes(8, "big") + GROWN[8:]
+    guard.value = raised(GROWN)
 
     def fork_now() -> None:
         orders = (mutex, "held", os.getpid(), T)
@@ -111,35 +121,9 @@ def _committing(cell: Cell, mutex: Any) -> Wrong:
 
 def _child_goes_on(cell: Cell, mutex: Any) -> Wrong:
     """A signal handler forks in the midst of a commit, and the child returns from it: the commit is the parent's."""
-    said, say = os.pipe()
-    parent = os.getpid()
     guard = mutex.lock(PATIENCE)
-    guard.value = (1).to_bytes(8, "big") + GROWN[8:]
-    child = 0
-
-    def fork_now() -> None:
-        nonlocal child
-        child = os.fork()
-        if child:
-            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-
-    try:
-        with in_the_next_creation(fork_now):
-            guard.commit()
-        if os.getpid() != parent:
-            os.write(say, b"the commit went on in the child")
-    except NotOwned:
-        pass
-    except BaseException as error:
-        os.write(say, repr(error).encode())
-    finally:
-        if os.getpid() != parent:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(say)
-    with open(said, "rb") as file:
-        heard = file.read().decode()
-    wrong: Wrong = [heard or None]
+    guard.value = raised(GROWN)
+    wrong = [go_on_in_a_child(guard.commit)]
     if mutex.owner is None:
         wrong.append("the parent lost the lock")
     guard.drop_safe()

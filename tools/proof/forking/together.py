@@ -10,10 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wdkmutex_shm import FastMutex, NotOwned, lock_all
+from wdkmutex_shm import FastMutex, lock_all
 
 from .child import raised
-from .making import GROWN, PATIENCE, Cell, T, Wrong, by, ending, holder, in_the_next_creation, in_thread
+from .making import (
+    GROWN,
+    PATIENCE,
+    Cell,
+    T,
+    Wrong,
+    by,
+    ending,
+    go_on_in_a_child,
+    holder,
+    in_the_next_creation,
+    in_thread,
+)
 from .ways import WAYS, Child
 
 __all__ = ["TOGETHER"]
@@ -82,37 +94,12 @@ def _publishing(cell: Cell, mutex: Any) -> Wrong:
 
 def _child_goes_on(cell: Cell, mutex: Any) -> Wrong:
     """A signal handler forks while several are published, and the child returns from it: nothing is the child's."""
-    said, say = os.pipe()
-    parent = os.getpid()
     wrong: Wrong = []
-    child = 0
-
-    def fork_now() -> None:
-        nonlocal child
-        child = os.fork()
-        if child:
-            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-
     with _another(wrong, GROWN) as other:
         guards = lock_all(other, mutex, timeout=PATIENCE)
         guards[0].value = GROWN
         guards[1].value = raised(GROWN)
-        try:
-            with in_the_next_creation(fork_now):
-                guards.commit()
-            if os.getpid() != parent:
-                os.write(say, b"the publication went on in the child")
-        except NotOwned:
-            pass
-        except BaseException as error:
-            os.write(say, repr(error).encode())
-        finally:
-            if os.getpid() != parent:
-                os._exit(0)
-        os.waitpid(child, 0)
-        os.close(say)
-        with open(said, "rb") as file:
-            wrong.append(file.read().decode() or None)
+        wrong.append(go_on_in_a_child(guards.commit))
         if mutex.owner is None or other.owner is None:
             wrong.append("the parent lost a lock")
         guards.drop_safe()

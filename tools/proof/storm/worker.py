@@ -26,7 +26,7 @@ from wdkmutex_shm.errors import (
 )
 
 from .board import Log
-from .book import Book, footprint
+from .book import Book, footprint, is_running
 from .choice import choose
 from .ledger import Page, TornError
 from .world import World
@@ -238,7 +238,7 @@ class Worker:
             return
         self.count(what)
         deadline = time.monotonic() + _LONGEST_WAIT
-        while hold.abandoned_by is not None and _lives(hold.abandoned_by):
+        while hold.abandoned_by is not None and is_running(hold.abandoned_by):
             if time.monotonic() > deadline:
                 self.log.broken("who is named as dead is dead", pid=hold.abandoned_by)
                 return
@@ -298,11 +298,3 @@ class Worker:
         self.log.commit(book.number, page.epoch, number)
         self._logged[book.number, page.epoch] = number
         self.count("commits")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
