@@ -16,9 +16,7 @@ import pytest
 from procs import Child, Line, Worker, read_shm, slot_offset, wait_until, write_shm
 
 from wdkmutex_shm import (
-    FastMutex,
     Grt,
-    KMutex,
     LockTimeout,
     PagedPoolAllocFailed,
     _journal,
@@ -32,11 +30,6 @@ from wdkmutex_shm.names import user_prefix
 
 COMMIT_AT, LENGTH_AT, PENDING_AT, PAYLOAD_AT, INLINE = 72, 88, 280, 128, 72
 OLD, NEW = 10, 20
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def word(mutex: Any, field: int) -> int:
