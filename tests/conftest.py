@@ -12,12 +12,17 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
+from commands import Command
+from kinds import KINDS, make
+from lost import Lost
 from support import daemon_pid, remove_instance, wait_until
 
-from wdkmutex_shm import Grt, _board, session, shm, sweep
+from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, _board, current_irql, session, shm, sweep
+from wdkmutex_shm._thread import set_raised_level
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import user_prefix
@@ -129,3 +134,63 @@ def serves(grt: str) -> Iterator[str]:
     assert daemon_pid(grt) == pid, "it has not exited"
     assert Grt.get_fast_mutex("n", int).peek() == 5
     assert Grt.names() == ["n"]
+
+
+# --- what it is done to, and how
+
+
+@pytest.fixture(params=[KMutex, FastMutex])
+def cls(request: pytest.FixtureRequest) -> Any:
+    """The kinds of mutex that have a T."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind, see `kinds.py`."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["anonymous", "registered"])
+def mutex(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A mutex of every kind, without a name and with one."""
+    name = None
+    if request.param == "registered":
+        request.getfixturevalue("grt")
+        name = "n"
+    made = make(kind, name)
+    yield made
+    del made
+
+
+@pytest.fixture
+def passive() -> Iterator[None]:
+    """The test must not leave the level raised behind it."""
+    yield
+    level = current_irql()
+    set_raised_level(Irql.PASSIVE)  # so that one failure is one
+    assert level is Irql.PASSIVE
+
+
+@pytest.fixture
+def cli(instance: str) -> Command:
+    """The command line for an instance that does not run yet."""
+    return Command(instance)
+
+
+@pytest.fixture
+def served(cli: Command) -> Command:
+    """The command line for an instance that runs."""
+    cli("start")
+    return cli
+
+
+@pytest.fixture
+def lossy(grt: str, monkeypatch: pytest.MonkeyPatch) -> Lost:
+    """A client that loses replies, as the one that the Grt uses; it starts daemons where there are none."""
+    from wdkmutex_shm.autostart import start
+
+    client = Lost(grt, revive=lambda left: start(grt, left))
+    client.open()
+    monkeypatch.setattr(session, "_session", session._Session(grt, client, os.getpid()))
+    return client

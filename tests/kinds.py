@@ -56,6 +56,20 @@ def attempt(mutex: Any) -> Hold | None:
     return None if guard is None else Hold(mutex, guard)
 
 
+def take(mutex: Any, timeout: float | None = None) -> tuple[bool, int | None]:
+    """Take the lock and release it; return what it said of its last holder."""
+    with acquire(mutex, timeout) as hold:
+        return hold.abandoned, hold.abandoned_by
+
+
+def is_to_be_had(mutex: Any) -> bool:
+    """Whether the lock is free, or held by this thread if that may take it again."""
+    hold = attempt(mutex)
+    if hold is not None:
+        hold.release()
+    return hold is not None
+
+
 def make(kind: str, name: str | None = None) -> Any:
     """A new mutex, anonymous or registered under ``name``."""
     if name is None:

@@ -10,12 +10,7 @@ import msgpack  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from procs import Child, Line, held_by_child, in_child, in_thread, wait_for_waiter
 
-from wdkmutex_shm import AlreadyOwned, Box, FastMutex, KMutex, MutexBusy, MutexDestroyed, private, shm
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
+from wdkmutex_shm import AlreadyOwned, Box, KMutex, MutexBusy, MutexDestroyed, private, shm
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from commands import Command
@@ -39,19 +38,6 @@ VERBS = [
     "demo",
     "completion",
 ]
-
-
-@pytest.fixture
-def cli(instance: str) -> Command:
-    """The command line for an instance that does not run yet."""
-    return Command(instance)
-
-
-@pytest.fixture
-def served(cli: Command) -> Iterator[Command]:
-    """The command line for an instance that runs."""
-    cli("start")
-    yield cli
 
 
 # --- the command as a whole

@@ -7,21 +7,12 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from commands import Command
 from support import DEADLINE, wait_until
 
 pytestmark = pytest.mark.slow  # each of them starts several processes
-
-
-@pytest.fixture
-def served(instance: str) -> Iterator[Command]:
-    """The command line for an instance that runs."""
-    cli = Command(instance)
-    cli("start")
-    yield cli
 
 
 @pytest.mark.parametrize("kind", ["fast", "k", "section"])

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from commands import Command
 from wdkmutex_daemon.cli.app import run
 
 pytestmark = pytest.mark.slow  # each of them starts several processes
-
-
-@pytest.fixture
-def served(instance: str) -> Iterator[Command]:
-    """The command line for an instance that runs."""
-    cli = Command(instance)
-    cli("start")
-    yield cli
 
 
 VALUES = [

@@ -20,11 +20,6 @@ from wdkmutex_shm import CriticalSection, FastMutex, KMutex, _board
 pytestmark = pytest.mark.slow  # each of them starts several processes
 
 
-@pytest.fixture
-def cli(instance: str) -> Command:
-    return Command(instance)
-
-
 def _hold_and_wait(line: Line, mine: Any, theirs: Any) -> None:
     with acquire(mine):
         line.say("has mine")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -20,19 +19,6 @@ from wdkmutex_shm import Grt, _board, data, shm
 from wdkmutex_shm.names import instance_prefix
 
 pytestmark = pytest.mark.slow  # most of them start several processes
-
-
-@pytest.fixture
-def cli(instance: str) -> Command:
-    """The command line for an instance that does not run yet."""
-    return Command(instance)
-
-
-@pytest.fixture
-def served(cli: Command) -> Iterator[Command]:
-    """The command line for an instance that runs."""
-    cli("start")
-    yield cli
 
 
 def _found(check: str, level: str, part: str = "") -> list[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from procs import in_child, in_thread
@@ -22,18 +21,10 @@ from wdkmutex_shm import (
     current_irql,
     raise_irql,
 )
-from wdkmutex_shm._thread import set_raised_level
 
 PASSIVE, APC, DISPATCH = Irql.PASSIVE, Irql.APC, Irql.DISPATCH
 
-
-@pytest.fixture(autouse=True)
-def _passive() -> Iterator[None]:
-    """No test leaves the level raised behind it."""
-    yield
-    level = current_irql()
-    set_raised_level(PASSIVE)  # so that one failure is one
-    assert level is PASSIVE
+pytestmark = pytest.mark.usefixtures("passive")
 
 
 def test_other_threads_have_their_own_level() -> None:

@@ -6,50 +6,21 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kinds import KINDS, acquire, attempt, make
+from kinds import acquire, attempt, is_to_be_had, take
 from procs import Child, Line, Worker, held_by_child, in_thread, wait_for_waiter
 from support import wait_until
 
 from wdkmutex_shm import LockTimeout, WdkMutexError
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["anonymous", "registered"])
-def mutex(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    name = None
-    if request.param == "registered":
-        request.getfixturevalue("grt")
-        name = "n"
-    made = make(kind, name)
-    yield made
-    del made
-
-
-def _take(mutex: Any, timeout: float | None = None) -> tuple[bool, int | None]:
-    with acquire(mutex, timeout) as hold:
-        return hold.abandoned, hold.abandoned_by
-
-
-def _try(mutex: Any) -> bool:
-    hold = attempt(mutex)
-    if hold is not None:
-        hold.release()
-    return hold is not None
-
-
 def test_free(mutex: Any) -> None:
     assert mutex.owner is None
     assert "free" in repr(mutex)
-    assert _take(mutex) == (False, None)
-    assert _try(mutex)
+    assert take(mutex) == (False, None)
+    assert is_to_be_had(mutex)
     assert mutex.owner is None
     assert mutex.statistics().acquisitions == 2
     assert mutex.statistics().contended == mutex.statistics().abandoned == 0
@@ -65,13 +36,13 @@ def test_held_by_me_is_seen(mutex: Any) -> None:
 
 def test_held_by_another_thread(mutex: Any) -> None:
     with acquire(mutex):
-        assert in_thread(_try, mutex) is False
+        assert in_thread(is_to_be_had, mutex) is False
         error = in_thread(_error_of, mutex, 0.01)
         assert type(error) is LockTimeout
         assert error.owner_pid == os.getpid()
         assert error.timeout == 0.01
         assert "this process" in str(error)
-    assert in_thread(_try, mutex) is True
+    assert in_thread(is_to_be_had, mutex) is True
 
 
 def _error_of(mutex: Any, timeout: float) -> WdkMutexError | None:
@@ -97,7 +68,7 @@ def test_waiting_thread_gets_it_on_release(mutex: Any) -> None:
 
 def test_held_by_another_process(mutex: Any) -> None:
     with held_by_child(mutex) as child:
-        assert not _try(mutex)
+        assert not is_to_be_had(mutex)
         with pytest.raises(LockTimeout) as caught:
             acquire(mutex, 0.01)
         assert caught.value.owner_pid == child.pid
@@ -107,7 +78,7 @@ def test_held_by_another_process(mutex: Any) -> None:
         assert "python" in mutex.owner.command
         child.say("release")
         child.hear()
-        assert _take(mutex) == (False, None)
+        assert take(mutex) == (False, None)
 
 
 def test_waiting_process_gets_it_on_release(mutex: Any) -> None:
@@ -119,7 +90,7 @@ def test_waiting_process_gets_it_on_release(mutex: Any) -> None:
 
 
 def _wait_and_say(line: Line, mutex: Any) -> None:
-    line.say(_take(mutex))
+    line.say(take(mutex))
 
 
 def test_owner_killed(mutex: Any) -> None:
@@ -129,9 +100,9 @@ def test_owner_killed(mutex: Any) -> None:
         assert mutex.owner.pid == child.pid
         assert "abandoned" in repr(mutex)
         started = time.monotonic()
-        assert _take(mutex) == (True, child.pid)
+        assert take(mutex) == (True, child.pid)
         assert time.monotonic() - started < 1
-    assert _take(mutex) == (False, None)
+    assert take(mutex) == (False, None)
     assert mutex.statistics().abandoned == 1
 
 
@@ -156,7 +127,7 @@ def test_owner_exits_without_release(mutex: Any) -> None:
     with Child(_exit_while_holding, mutex) as child:
         child.hear()
         assert child.end() == 3
-        assert _take(mutex, 5) == (True, child.pid)
+        assert take(mutex, 5) == (True, child.pid)
 
 
 def _exit_while_holding(line: Line, mutex: Any) -> None:
@@ -168,17 +139,17 @@ def _exit_while_holding(line: Line, mutex: Any) -> None:
 def test_thread_ends_while_holding(mutex: Any) -> None:
     kept: list[Any] = []
     in_thread(lambda: kept.append(acquire(mutex)))
-    assert _take(mutex, 5) == (True, os.getpid())
-    assert _take(mutex, 5) == (False, None)
+    assert take(mutex, 5) == (True, os.getpid())
+    assert take(mutex, 5) == (False, None)
     kept.clear()
-    assert _take(mutex, 5) == (False, None)
+    assert take(mutex, 5) == (False, None)
 
 
 def test_two_owners_die_in_turn(mutex: Any) -> None:
     for _ in range(3):
         with held_by_child(mutex) as child:
             child.kill()
-    assert _take(mutex) == (True, child.pid)
+    assert take(mutex) == (True, child.pid)
     assert mutex.statistics().abandoned == 3
 
 
@@ -194,21 +165,21 @@ def test_timeout_passes(mutex: Any, timeout: float) -> None:
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 1e300, 0, 0.01, 5])
 def test_timeout_of_a_free_lock(mutex: Any, timeout: float | None) -> None:
-    assert _take(mutex, timeout) == (False, None)
+    assert take(mutex, timeout) == (False, None)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, -math.inf, math.nan])
 def test_impossible_timeout(mutex: Any, timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         acquire(mutex, timeout)
-    assert _try(mutex)
+    assert is_to_be_had(mutex)
 
 
 @pytest.mark.parametrize("timeout", ["1", [], object()])
 def test_timeout_of_a_wrong_type(mutex: Any, timeout: Any) -> None:
     with pytest.raises(TypeError):
         acquire(mutex, timeout)
-    assert _try(mutex)
+    assert is_to_be_had(mutex)
 
 
 def test_timeout_is_not_cut_short(mutex: Any) -> None:
@@ -274,10 +245,10 @@ def test_a_killed_waiter_leaves_no_trace(mutex: Any) -> None:
         child.kill()
     hold.release()
     # The free lock is promised to the dead waiter for a few milliseconds yet.
-    wait_until(lambda: _try(mutex), seconds=1)
+    wait_until(lambda: is_to_be_had(mutex), seconds=1)
     started = time.monotonic()
     for _ in range(100):
-        _take(mutex)
+        take(mutex)
     assert time.monotonic() - started < 1
 
 
@@ -289,7 +260,7 @@ def test_a_stopped_waiter_stops_nobody(mutex: Any) -> None:
         hold.release()
         started = time.monotonic()
         for _ in range(100):
-            _take(mutex, 5)
+            take(mutex, 5)
         assert time.monotonic() - started < 2
         child.proceed()
         assert child.hear() == (False, None)
@@ -313,7 +284,7 @@ def _be_interrupted(line: Line, mutex: Any) -> None:
         acquire(mutex)
     except KeyboardInterrupt:
         line.say("KeyboardInterrupt")
-    line.say(_take(mutex))
+    line.say(take(mutex))
 
 
 def test_signal_handler_that_returns_does_not_end_the_wait(mutex: Any) -> None:
@@ -328,4 +299,4 @@ def test_signal_handler_that_returns_does_not_end_the_wait(mutex: Any) -> None:
 
 def _handle_and_wait(line: Line, mutex: Any) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: line.say("handled"))
-    line.say(_take(mutex))
+    line.say(take(mutex))

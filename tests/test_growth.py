@@ -15,15 +15,10 @@ from typing import Any
 import pytest
 from procs import Child, Line, in_child, in_thread
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, PagedPoolAllocFailed, private, shm
+from wdkmutex_shm import Grt, PagedPoolAllocFailed, private, shm
 from wdkmutex_shm.names import INLINE_BYTES
 
 MIB = 1 << 20
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 _before: set[str] = set()

@@ -6,10 +6,11 @@ import os
 from typing import Any
 
 import pytest
-from support import Fork, kill
+from lost import Lost
+from support import Fork
 
 from wdkmutex_shm import Grt, data, session, shm
-from wdkmutex_shm.client import Client, Reply, _LostError, connect
+from wdkmutex_shm.client import Client, Reply, connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
     GrtIsEmpty,
@@ -19,33 +20,6 @@ from wdkmutex_shm.errors import (
     WdkMutexError,
 )
 from wdkmutex_shm.names import KIND_FAST, instance_prefix
-
-
-class Lost(Client):
-    """A client that loses the reply to its next ``lose`` requests; if it is ``killing``, the daemon dies over each."""
-
-    lose = 0
-    killing = False
-
-    def _exchange(self, request: bytes, deadline: float) -> bytes:
-        reply = super()._exchange(request, deadline)
-        if self.lose and b"hello" not in request:
-            self.lose -= 1
-            if self.killing:
-                kill(int(self.daemon["pid"]))
-            raise _LostError(sent=True)
-        return reply
-
-
-@pytest.fixture
-def lossy(grt: str, monkeypatch: pytest.MonkeyPatch) -> Lost:
-    """A client that loses replies, as the one that the Grt uses; it starts daemons where there are none."""
-    from wdkmutex_shm.autostart import start
-
-    client = Lost(grt, revive=lambda left: start(grt, left))
-    client.open()
-    monkeypatch.setattr(session, "_session", session._Session(grt, client, os.getpid()))
-    return client
 
 
 @pytest.mark.parametrize("value", [1, "x" * 1000], ids=["small", "large"])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from lost import Lost
 from support import Fork, daemon_pid, kill, kill_daemon
-from test_grt_lost_replies import Lost
 
 from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, raise_irql, session, shm, verbs_many
 from wdkmutex_shm.batches import BATCH
@@ -47,17 +46,6 @@ def numbered(count: int, prefix: str = "n") -> dict[str, int]:
 
 def data_segments(instance: str) -> list[str]:
     return shm.listing(instance_prefix(instance) + ".d")
-
-
-@pytest.fixture
-def lossy(grt: str, monkeypatch: pytest.MonkeyPatch) -> Lost:
-    """A client that loses replies, as the one that the Grt uses; it starts daemons where there are none."""
-    from wdkmutex_shm.autostart import start
-
-    client = Lost(grt, revive=lambda left: start(grt, left))
-    client.open()
-    monkeypatch.setattr(session, "_session", session._Session(grt, client, os.getpid()))
-    return client
 
 
 # --- what is returned

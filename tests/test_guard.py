@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 from procs import in_thread
 
-from wdkmutex_shm import FastMutex, Guard, KMutex, MutexDestroyed, NotOwned
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
+from wdkmutex_shm import Guard, KMutex, MutexDestroyed, NotOwned
 
 
 def free(mutex: Any) -> bool:

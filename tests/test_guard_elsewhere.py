@@ -13,12 +13,7 @@ from typing import Any
 import pytest
 from procs import in_child, in_thread
 
-from wdkmutex_shm import FastMutex, KMutex, NotOwned
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
+from wdkmutex_shm import KMutex, NotOwned
 
 
 def free(mutex: Any) -> bool:

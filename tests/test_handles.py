@@ -7,43 +7,14 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kinds import KINDS, acquire, attempt, destroy, make
+from kinds import acquire, attempt, destroy, is_to_be_had, make, take
 from procs import Child, Line, held_by_child, in_child, in_thread, wait_for_waiter
 from support import wait_until
 
 from wdkmutex_shm import Grt, MutexDestroyed, NotOwned, private
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["anonymous", "registered"])
-def mutex(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    name = None
-    if request.param == "registered":
-        request.getfixturevalue("grt")
-        name = "n"
-    made = make(kind, name)
-    yield made
-    del made
-
-
-def _take(mutex: Any, timeout: float | None = None) -> tuple[bool, int | None]:
-    with acquire(mutex, timeout) as hold:
-        return hold.abandoned, hold.abandoned_by
-
-
-def _try(mutex: Any) -> bool:
-    hold = attempt(mutex)
-    if hold is not None:
-        hold.release()
-    return hold is not None
 
 
 def test_destroyed_while_held_and_waited_for(mutex: Any, kind: str) -> None:
@@ -80,9 +51,9 @@ def _wait_for_the_end(line: Line, mutex: Any) -> None:
 def test_pickled_to_a_child(mutex: Any, method: str) -> None:
     with held_by_child(mutex, method) as child:
         assert mutex.owner.pid == child.pid
-        assert not _try(mutex)
+        assert not is_to_be_had(mutex)
         child.kill()
-        assert _take(mutex) == (True, child.pid)
+        assert take(mutex) == (True, child.pid)
 
 
 def test_pickle_gives_an_equal_handle(mutex: Any) -> None:
@@ -91,7 +62,7 @@ def test_pickle_gives_an_equal_handle(mutex: Any) -> None:
     assert hash(copy) == hash(mutex)
     assert type(copy) is type(mutex)
     with acquire(mutex):
-        assert in_thread(_try, copy) is False
+        assert in_thread(is_to_be_had, copy) is False
 
 
 def test_forked_child_owns_nothing(mutex: Any) -> None:
@@ -99,15 +70,15 @@ def test_forked_child_owns_nothing(mutex: Any) -> None:
     assert in_child(_use_inherited, hold, mutex) == ("NotOwned", False)
     assert mutex.owner.pid == os.getpid()
     hold.release()
-    assert in_child(_take, mutex) == (False, None)
+    assert in_child(take, mutex) == (False, None)
 
 
 def _use_inherited(hold: Any, mutex: Any) -> tuple[str, bool]:
     try:
         hold.release()
     except NotOwned as error:
-        return type(error).__name__, _try(mutex)
-    return "nothing", _try(mutex)
+        return type(error).__name__, is_to_be_had(mutex)
+    return "nothing", is_to_be_had(mutex)
 
 
 def test_handle_that_another_process_destroyed(mutex: Any) -> None:
@@ -147,7 +118,7 @@ def test_initialised_once(kind: str) -> None:
     mutex = make(kind)
     with pytest.raises((TypeError, RuntimeError)):
         mutex.__init__(*([] if kind == "section" else [1]))
-    assert _try(mutex)
+    assert is_to_be_had(mutex)
 
 
 def test_freed_slots_are_used_again(kind: str) -> None:
@@ -177,4 +148,4 @@ def test_get_from_another_process(kind: str, grt: str) -> None:
         assert found.owner is not None
         assert found.owner.pid == child.pid
         child.kill()
-        assert _take(found) == (True, child.pid)
+        assert take(found) == (True, child.pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +18,10 @@ from wdkmutex_shm import (
     current_irql,
     raise_irql,
 )
-from wdkmutex_shm._thread import set_raised_level
 
 PASSIVE, APC, DISPATCH = Irql.PASSIVE, Irql.APC, Irql.DISPATCH
 
-
-@pytest.fixture(autouse=True)
-def _passive() -> Iterator[None]:
-    """No test leaves the level raised behind it."""
-    yield
-    level = current_irql()
-    set_raised_level(PASSIVE)  # so that one failure is one
-    assert level is PASSIVE
+pytestmark = pytest.mark.usefixtures("passive")
 
 
 def allowed(level: int, work: Callable[[], Any]) -> bool:

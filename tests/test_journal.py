@@ -14,9 +14,7 @@ from journals import COMMIT_AT, COUNT, NEW, OLD, PENDING_AT, STEPS, die_after, w
 from procs import Child, Line, Worker, wait_until
 
 from wdkmutex_shm import (
-    FastMutex,
     Grt,
-    KMutex,
     LockTimeout,
     PagedPoolAllocFailed,
     _journal,
@@ -26,11 +24,6 @@ from wdkmutex_shm import (
     sweep,
 )
 from wdkmutex_shm.names import user_prefix
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.mark.parametrize("done", range(STEPS + 1))

@@ -11,10 +11,8 @@ from several import free
 
 from wdkmutex_shm import (
     CriticalSection,
-    FastMutex,
     Guard,
     Guards,
-    KMutex,
     MutexBusy,
     NotOwned,
     PagedPoolAllocFailed,
@@ -25,11 +23,6 @@ from wdkmutex_shm import (
 )
 
 LARGE = "x" * 100_000
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def test_the_guards_come_in_the_order_of_the_arguments(cls: Any) -> None:

@@ -19,18 +19,11 @@ from several import SOON, free, mixed, waits_for
 
 from wdkmutex_shm import (
     CriticalSection,
-    FastMutex,
     Guard,
-    KMutex,
     LockTimeout,
     lock_all,
     lock_any,
 )
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def test_any_that_is_free(cls: Any) -> None:

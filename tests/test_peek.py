@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 from procs import Child, Line, Worker, held_by_child, slot_offset, waiters, write_shm
 
-from wdkmutex_shm import FastMutex, KMutex, MutexDamaged, MutexDestroyed, raise_irql, shm
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
+from wdkmutex_shm import MutexDamaged, MutexDestroyed, raise_irql, shm
 
 
 def test_shows_what_is_committed_only(cls: Any) -> None:

@@ -93,7 +93,17 @@ def test_instructions_finds_what_is_published_first(operation: str) -> None:
 
 @pytest.mark.parametrize("operation", ["lock-all", "lock-all-large"])
 def test_instructions_finds_what_is_published_by_halves(operation: str) -> None:
-    assert prove("instructions", "--operation", operation, "--seconds", "20", plant="no-journal")["broken"]
+    assert prove("instructions", "--operation", operation, "--seconds", "20", "--first", plant="no-journal")["broken"]
+
+
+def test_instructions_finds_a_journal_that_is_closed_too_early() -> None:
+    summary = prove("instructions", "--operation", "lock-all", "--seconds", "20", "--first", plant="journal-early")
+    assert "all of them are published, or none" in {broken["promise"] for broken in summary["broken"]}
+
+
+def test_instructions_finds_who_sleeps_on() -> None:
+    summary = prove("instructions", "--operation", "commit-waited-for", "--seconds", "20", "--first", plant="no-look")
+    assert summary["broken"][0]["promise"] == "who sleeps wakes within 1 s"
 
 
 @pytest.mark.parametrize("operation", ["k-commit", "section"])
@@ -106,6 +116,9 @@ def test_storm() -> None:
     assert summary["broken"] == []
     counts = summary["counts"]
     assert counts["commits"] > 0 and counts["kills"] > 0 and counts["books audited"] > 0
+    assert counts["transfers in the bank"] > 0 and counts["pool: tasks done"] > 0
+    assert sum(counts[f"deeds: {name}"] for name in ("lock_when", "wait_for", "guard.wait_for", "changes")) > 0
+    assert sum(counts[f"deeds: mp.{name}"] for name in ("Lock", "Value", "Semaphore", "Queue: put")) > 0
 
 
 @pytest.mark.parametrize("plant", ["no-consistent", "no-generation"])

@@ -39,11 +39,6 @@ from wdkmutex_shm import (
 )
 
 
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 @pytest.fixture(params=[lock_all, lock_any])
 def call(request: pytest.FixtureRequest) -> Any:
     return request.param

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 from procs import Child, Line, in_child
 
-from wdkmutex_shm import CriticalSection, FastMutex, KMutex, data, lock_all, lock_any
+from wdkmutex_shm import CriticalSection, data, lock_all, lock_any
 
 LARGE = b"y" * 100_000
 NEW = b"z" * 100_000
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture

@@ -12,14 +12,8 @@ from waits import SOON, asleep, is_free, wait_in, waiter
 
 from wdkmutex_shm import (
     FastMutex,
-    KMutex,
     LockTimeout,
 )
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture(params=["lock_when", "wait_for", "changes", "guard"])

@@ -14,15 +14,10 @@ from kinds import destroy
 from procs import Child, Line, held_by_child, wait_until
 from support import Fork
 
-from wdkmutex_shm import FastMutex, IrqlTooHigh, KMutex, LockTimeout, MutexDestroyed, raise_irql, values_async
+from wdkmutex_shm import IrqlTooHigh, KMutex, LockTimeout, MutexDestroyed, raise_irql, values_async
 
 SOON = 0.05
 LONG = 30.0
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def _with_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:

@@ -16,7 +16,6 @@ from waits import SOON, WATCHED_AT, asleep, is_free, told, wait_in, waiter
 
 from wdkmutex_shm import (
     AlreadyOwned,
-    FastMutex,
     Grt,
     IrqlTooHigh,
     KMutex,
@@ -27,11 +26,6 @@ from wdkmutex_shm import (
     values,
 )
 from wdkmutex_shm._watch import ON_COMMIT
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture(params=["lock_when", "wait_for", "changes", "guard"])

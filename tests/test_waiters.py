@@ -1,54 +1,26 @@
-"""Who waits is told while it waits, and no longer; the board that says so may be missing, damaged or removed."""
+"""Who waits is told while it waits, and no longer."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 from typing import Any
 
 import pytest
+from board import wait_for_lock, waiting
 from kinds import KINDS, acquire, destroy, make
-from procs import Child, Line, Worker, held_by_child, in_child, wait_for_waiter, write_shm
+from procs import Child, Line, Worker, held_by_child, in_child, wait_for_waiter
 from support import wait_until
 
 from wdkmutex_shm import (
-    CriticalSection,
     FastMutex,
     KMutex,
     LockTimeout,
     MutexDestroyed,
-    Waiter,
-    _board,
-    shm,
-    sweep,
     waits,
 )
-
-HEADER, RECORD = 4096, 128
-
-
-def _wait(line: Line, mutex: Any, timeout: float | None = None) -> None:
-    line.say("waiting")
-    try:
-        hold = acquire(mutex, timeout)
-    except (LockTimeout, MutexDestroyed, KeyboardInterrupt) as error:
-        line.say(type(error).__name__)
-    else:
-        line.say("had")
-        line.hear()
-        hold.release()
-
-
-def waiting(mutex: Any, count: int = 1) -> tuple[Waiter, ...]:
-    """The waiters, once there are so many."""
-    found: tuple[Waiter, ...] = wait_until(lambda: len(found := mutex.waiters()) >= count and found, f"{count} wait")
-    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,7 +29,7 @@ def test_a_process_that_waits_is_told(kind: str, method: str) -> None:
     mutex = make(kind)
     assert mutex.waiters() == ()
     hold = acquire(mutex)
-    with Child(_wait, mutex, method=method) as child:
+    with Child(wait_for_lock, mutex, method=method) as child:
         child.hear()
         (waiter,) = waiting(mutex)
         assert (waiter.pid, waiter.tid, waiter.how) == (child.pid, child.pid, "lock")
@@ -80,10 +52,10 @@ def _waiters_seen_elsewhere(mutex: Any) -> list[int]:
 def test_threads_and_processes_are_told_in_the_order_in_which_they_came(kind: str) -> None:
     mutex, other = make(kind), make(kind)
     hold = acquire(mutex)
-    with Worker(_wait, mutex) as first:
+    with Worker(wait_for_lock, mutex) as first:
         first.hear()
         waiting(mutex, 1)
-        with Child(_wait, mutex, 60.0) as second:
+        with Child(wait_for_lock, mutex, 60.0) as second:
             second.hear()
             found = waiting(mutex, 2)
             assert [waiter.pid for waiter in found] == [os.getpid(), second.pid]
@@ -106,7 +78,7 @@ def test_threads_and_processes_are_told_in_the_order_in_which_they_came(kind: st
 @pytest.mark.parametrize("how", ["timeout", "interrupted", "destroyed", "killed"])
 def test_a_wait_that_ends_without_the_lock_is_told_no_more(kind: str, how: str) -> None:
     mutex = make(kind)
-    with held_by_child(mutex) as holder, Child(_wait, mutex, 0.2 if how == "timeout" else None) as child:
+    with held_by_child(mutex) as holder, Child(wait_for_lock, mutex, 0.2 if how == "timeout" else None) as child:
         child.hear()
         waiting(mutex)
         if how == "interrupted":
@@ -130,7 +102,7 @@ def test_a_wait_that_ends_without_the_lock_is_told_no_more(kind: str, how: str) 
 
 def test_a_stopped_waiter_is_told() -> None:
     mutex = FastMutex(0)
-    with held_by_child(mutex) as holder, Child(_wait, mutex) as child:
+    with held_by_child(mutex) as holder, Child(wait_for_lock, mutex) as child:
         child.hear()
         waiting(mutex)
         child.stop()
@@ -140,51 +112,9 @@ def test_a_stopped_waiter_is_told() -> None:
         assert child.hear() == "had"
 
 
-def test_short_waits_write_nothing() -> None:
-    code = (
-        "from wdkmutex_shm import FastMutex\n"
-        "m = FastMutex(0)\n"
-        "for _ in range(1000): m.fetch_add(1)\n"
-        "assert m.try_lock().value == 1000\n"
-        "assert '@waits' not in open('/proc/self/maps').read()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_place_of_a_killed_waiter_is_taken_again() -> None:
-    mutex = FastMutex(0)
-    with held_by_child(mutex) as holder:
-        with Child(_wait, mutex) as child:
-            child.hear()
-            waiting(mutex)
-            child.kill()
-            (left,) = [record for record in _board.records() if record.pid == child.pid]
-        # As if this thread's places were all taken by the dead.
-        board = _board.path()[len(shm.FOLDER) :]
-        raw = _raw_record(left.number)
-        me = threading.get_native_id()
-        for step in range(64):
-            write_shm(board, HEADER + (me + step) % _board.RECORDS * RECORD, raw)
-        with pytest.raises(LockTimeout) as caught:
-            mutex.lock(0.05)
-        assert caught.value.waiters == 0
-        (taken,) = {(me + step) % _board.RECORDS for step in range(64)} - {
-            record.number for record in _board.records() if record.pid == child.pid
-        }
-        assert taken == me % _board.RECORDS
-        for step in range(64):
-            write_shm(board, HEADER + (me + step) % _board.RECORDS * RECORD, bytes(RECORD))
-        holder.say("release")
-
-
-def _raw_record(number: int) -> bytes:
-    with open(_board.path(), "rb") as file:
-        return os.pread(file.fileno(), RECORD, HEADER + number * RECORD)
-
-
 def test_the_timeout_tells_who_held_it_and_how_many_waited() -> None:
     mutex = KMutex(0)
-    with held_by_child(mutex) as holder, Worker(_wait, mutex) as first, Child(_wait, mutex) as second:
+    with held_by_child(mutex) as holder, Worker(wait_for_lock, mutex) as first, Child(wait_for_lock, mutex) as second:
         first.hear()
         second.hear()
         waiting(mutex, 2)
@@ -213,7 +143,7 @@ def _forks_in_a_wait(line: Line, mutex: Any) -> None:
 
     signal.signal(signal.SIGUSR1, handler)
     parent = os.getpid()
-    _wait(line, mutex)
+    wait_for_lock(line, mutex)
     if os.getpid() != parent:
         os._exit(0)
     os.waitpid(children[0], 0)
@@ -236,184 +166,6 @@ def test_a_child_forked_in_a_wait_has_a_record_of_its_own(kind: str) -> None:
             child.say("release")
         assert child.end() == 0
     assert mutex.waiters() == ()
-
-
-def test_the_record_of_a_wait_of_another_kind() -> None:
-    mutex = CriticalSection()
-    since = time.monotonic_ns() - 5_000_000_000
-    tickets = [_board.enter(mutex, kind, since) for kind in (_board.WAIT_ANY, _board.WAIT_VALUE, _board.WAIT_TASK)]
-    assert all(tickets)
-    try:
-        assert {waiter.how for waiter in mutex.waiters()} == {"any", "value", "task"}
-        assert all(5 <= waiter.waited < 30 for waiter in mutex.waiters())
-        # They are no deadlock: this thread is not blocked by any of them.
-        assert _board.record_by(os.getpid(), threading.get_native_id()) is None
-
-        def leaves_nothing() -> int:
-            for ticket in tickets:
-                _board.leave(ticket)
-            return len(mutex.waiters())
-
-        assert in_child(leaves_nothing) == 3, "a child cannot remove its parent's records"
-    finally:
-        for ticket in tickets:
-            _board.leave(ticket)
-            _board.leave(ticket)
-    assert mutex.waiters() == ()
-    _board.leave(0)
-
-
-def test_many_waits_of_one_thread() -> None:
-    mutexes = [FastMutex(0) for _ in range(300)]
-    tickets = [_board.enter(mutex, _board.WAIT_TASK, time.monotonic_ns()) for mutex in mutexes]
-    assert [len(mutex.waiters()) for mutex in mutexes] == [1] * 300
-    for ticket in tickets:
-        _board.leave(ticket)
-    assert not any(mutex.waiters() for mutex in mutexes)
-
-
-def _waits_without_room(mutex: Any) -> tuple[str, tuple[Waiter, ...]]:
-    import resource
-
-    _board.let_go()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no descriptor, hence no board
-    seen = []
-    thread = threading.Timer(0.02, lambda: seen.append(mutex.waiters()))
-    thread.start()
-    try:
-        mutex.lock(0.06)
-    except LockTimeout as error:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        thread.join()
-        return f"{error.waiters}", seen[0]
-    raise AssertionError("had")
-
-
-def test_without_a_board_locks_work() -> None:
-    mutex = FastMutex(0)
-    with held_by_child(mutex) as holder:
-        mutex.waiters()
-        assert in_child(_waits_without_room, mutex) == ("0", ())
-        holder.say("release")
-
-
-def test_damaged_bytes_are_harmless() -> None:
-    random_bytes = random.Random(7)
-    mutex = KMutex(0)
-    hold = acquire(mutex)
-    with Child(_wait, mutex) as child:
-        child.hear()
-        waiting(mutex)
-        board = _board.path()[len(shm.FOLDER) :]
-        whole = [_raw_record(number) for number in range(_board.RECORDS)]
-        try:
-            for round_ in range(40):
-                for number in range(_board.RECORDS):
-                    raw = bytearray(random_bytes.randbytes(RECORD))
-                    if round_ % 2:
-                        raw[:32] = whole[number][:32]
-                        raw[8] |= 1
-                    if round_ % 4 == 3:
-                        raw[56 : 56 + 6] = b"/wdkm."
-                    write_shm(board, HEADER + number * RECORD, bytes(raw))
-                mutex.waiters()
-                waits.all_waits()
-                with pytest.raises(LockTimeout):
-                    in_thread_with_timeout(mutex)
-        finally:
-            for number in range(_board.RECORDS):
-                write_shm(board, HEADER + number * RECORD, bytes(RECORD))
-        hold.release()
-        assert child.hear() == "had"
-        child.say("release")
-        child.end()
-    with acquire(mutex):
-        pass
-
-
-def in_thread_with_timeout(mutex: Any) -> None:
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            mutex.lock(0.003)
-        except LockTimeout as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    raise failure[0]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a file to another user")
-def test_a_board_of_another_user_is_refused() -> None:
-    mutex = FastMutex(0)
-    with held_by_child(mutex) as holder:
-        assert in_child(_with_a_board_of_another, mutex)
-        holder.say("release")
-
-
-def _with_a_board_of_another(mutex: Any) -> bool:
-    """In a process of another user, for whom somebody else has put a board in place."""
-    os.seteuid(54321)
-    path = _board.path()
-    os.seteuid(0)
-    with open(path, "wb") as file:
-        file.truncate(HEADER + _board.RECORDS * RECORD)
-    os.chmod(path, 0o666)
-    try:
-        os.seteuid(54321)
-        with pytest.raises(LockTimeout) as caught:
-            mutex.lock(0.03)
-        assert caught.value.waiters == 0
-        assert mutex.waiters() == ()
-        assert sweep.unused_boards() == []
-        with open("/proc/self/maps") as maps:
-            assert "@waits" not in "".join(line for line in maps if path in line)
-    finally:
-        os.seteuid(0)
-        os.unlink(path)
-    return True
-
-
-def test_a_removed_board_is_made_anew() -> None:
-    mutex = FastMutex(0)
-    with held_by_child(mutex) as holder, Child(_wait, mutex) as child:
-        child.hear()
-        waiting(mutex)
-        os.unlink(_board.path())
-        assert mutex.waiters() == ()
-        (waiter,) = waiting(mutex)  # it writes itself down again, on the new one
-        assert waiter.pid == child.pid
-        holder.say("release")
-        assert child.hear() == "had"
-        assert mutex.waiters() == ()
-
-
-def test_an_unused_board_is_swept_and_one_in_use_is_not() -> None:
-    code = (
-        "import os, sys\n"
-        "from wdkmutex_shm import KMutex, LockTimeout, _board, sweep\n"
-        "import threading\n"
-        "m = KMutex(0)\n"
-        "def wait():\n"
-        "    try: m.lock(0.02)\n"
-        "    except LockTimeout: pass\n"
-        "with m.lock():\n"
-        "    t = threading.Thread(target=wait); t.start(); t.join()\n"
-        "assert os.path.exists(_board.path())\n"
-        "assert sweep.unused_boards() == []\n"
-        "if sys.argv[1] == 'exit': os._exit(0)\n"
-    )
-    for how in ("exit", "end"):
-        _board.let_go()
-        subprocess.run([sys.executable, "-c", code, how], check=True)
-        if how == "exit":
-            wait_until(lambda: sweep.unused_boards() is not None and not os.path.exists(_board.path()))
-        else:
-            wait_until(lambda: not os.path.exists(_board.path()), "the last user has removed it", seconds=5.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -447,41 +199,13 @@ def _crowd(line: Line, mutex: Any, count: int) -> None:
     line.say(len(had))
 
 
-@pytest.mark.parametrize("how", ["fork", "removed"])
-def test_the_board_goes_while_it_is_read(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making a record for whoever asks is Python code: a signal handler may fork in it, other threads may run."""
-    mutex = KMutex(0)
-    tickets = [_board.enter(mutex, _board.WAIT_TASK, 1) for _ in range(3)]
-    real, children = _board.Record, []
-
-    def record(*facts: Any) -> Any:
-        monkeypatch.setattr(_board, "Record", real)
-        if how == "removed":
-            os.unlink(_board.path())
-            assert _board.records() == []
-        else:
-            children.append(os.fork())
-        return real(*facts)
-
-    monkeypatch.setattr(_board, "Record", record)
-    parent = os.getpid()
-    found = _board.records(mutex.nonce, mutex.slot_index, mutex.generation)
-    if os.getpid() != parent:
-        os._exit(len(found))
-    assert len(found) == (3 if how == "fork" else 1)
-    for child in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    for ticket in tickets:
-        _board.leave(ticket)
-
-
 def test_who_only_polls_is_told_of_those_who_wait() -> None:
     mutex = FastMutex(0)
     with held_by_child(mutex) as holder:
         with pytest.raises(LockTimeout) as caught:
             mutex.lock(timeout=0)
         assert caught.value.waiters == 0
-        with Child(_wait, mutex) as child:
+        with Child(wait_for_lock, mutex) as child:
             child.hear()
             waiting(mutex)
             with pytest.raises(LockTimeout) as caught:

@@ -15,7 +15,7 @@ from typing import Any
 
 from wdkmutex_shm import LockTimeout, NotOwned, WdkMutexError
 
-__all__ = ["Hold", "Orders", "run"]
+__all__ = ["Hold", "Orders", "raised", "run"]
 
 _PATIENCE = 5.0
 
@@ -65,10 +65,16 @@ def _what_is_wrong(mutex: Any, holder: int | None, committed: Any, guard: Any) -
         return f"peek() says {mutex.peek()!r}, not {committed!r}"
     if guard is not None:
         for what in ("value", "commit", "drop_safe"):
+            if not hasattr(type(guard), what):
+                continue  # of a section, or of several
             wrong = _refused(functools.partial(_use, guard, what), f"the inherited guard's {what}")
             if wrong:
                 return wrong
-        guard.__exit__(None, None, None)
+        try:
+            guard.__exit__(None, None, None)
+        except NotOwned:
+            if not section:  # leaving a section says so, alone or with others
+                return "leaving the inherited guard's with raised NotOwned"
     if section:
         wrong = _refused(mutex.leave, "leave()")
         if wrong:
@@ -103,6 +109,11 @@ def _refused(act: Callable[[], object], what: str) -> str | None:
     return f"{what} works in a child"
 
 
+def raised(value: bytes, number: int = 1) -> bytes:
+    """Return a T whose count is higher."""
+    return (int.from_bytes(value[:8], "big") + number).to_bytes(8, "big") + value[8:]
+
+
 class Hold:
     """A hold of a mutex of any kind."""
 
@@ -122,8 +133,7 @@ class Hold:
     def add(self, number: int) -> None:
         """Change T: count in its first eight bytes."""
         if self.guard is not None:
-            value = self.guard.value
-            self.guard.value = (int.from_bytes(value[:8], "big") + number).to_bytes(8, "big") + value[8:]
+            self.guard.value = raised(self.guard.value, number)
 
     def release(self) -> None:
         """Commit and release."""

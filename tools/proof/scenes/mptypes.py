@@ -48,15 +48,11 @@ class _TypeScene(Scene):
         """Nothing to note."""
 
 
-class LockScene(_TypeScene):
-    """The release of a Lock."""
+class _ReleaseScene(_TypeScene):
+    """The release of what the victim has acquired."""
 
-    name = "mp-lock-release"
-
-    def __init__(self, proof: Proof, stepper: Stepper) -> None:
-        made = mp.get_context("fork").Lock()
-        super().__init__(proof, stepper, made, made._word)
-        self._held = False
+    def __init__(self, proof: Proof, stepper: Stepper, made: Any, cell: Any) -> None:
+        super().__init__(proof, stepper, made, cell)
         for _ in range(_WARM_UP):
             self.act(lambda: None)
 
@@ -65,6 +61,17 @@ class LockScene(_TypeScene):
         mark()
         self._made.release()
         mark()
+
+
+class LockScene(_ReleaseScene):
+    """The release of a Lock."""
+
+    name = "mp-lock-release"
+
+    def __init__(self, proof: Proof, stepper: Stepper) -> None:
+        made = mp.get_context("fork").Lock()
+        super().__init__(proof, stepper, made, made._word)
+        self._held = False
 
     def look(self, pid: int) -> None:
         """Whether it is released."""
@@ -82,7 +89,7 @@ class LockScene(_TypeScene):
         self.expect(not self._made.locked(), "it is free in the end", where)
 
 
-class SemaphoreScene(_TypeScene):
+class SemaphoreScene(_ReleaseScene):
     """The release of one of two that a semaphore has."""
 
     name = "mp-semaphore-release"
@@ -90,14 +97,6 @@ class SemaphoreScene(_TypeScene):
     def __init__(self, proof: Proof, stepper: Stepper) -> None:
         made = mp.get_context("fork").BoundedSemaphore(2)
         super().__init__(proof, stepper, made, made._cell.mutex)
-        for _ in range(_WARM_UP):
-            self.act(lambda: None)
-
-    def act(self, mark: Callable[[], object]) -> None:
-        self._made.acquire()
-        mark()
-        self._made.release()
-        mark()
 
     def check(self, where: str) -> None:
         """A survivor can have both, and no third one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import resource
@@ -14,13 +15,16 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import FastMutex, Grt, KMutex, session
 from wdkmutex_shm.errors import LockTimeout, MutexDamaged, MutexDestroyed, WdkMutexError
 
-__all__ = ["Point", "SPECS", "Spec", "register_all", "work"]
+from . import together
+
+__all__ = ["Client", "Point", "SPECS", "Spec", "register_all", "work"]
 
 #: Seconds that a lock may be waited for, and seconds after which an operation hangs.
 TIMEOUT = 0.3
 HANG = 15.0
 #: What a client may grow by, in address space: any T here is far smaller.
 MEMORY = 1 << 30
+_RARELY = 0.1
 
 
 @dataclasses.dataclass
@@ -85,8 +89,10 @@ def register_all(source: random.Random) -> None:
         _register(spec, source)
 
 
-class _Client:
+class Client:
     """One process that works on damaged mutexes."""
+
+    specs = SPECS
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -115,6 +121,13 @@ class _Client:
         spec = self.random.choice(SPECS)
         operations = [self.look, self.name_it]
         operations += [self.enter] if spec.kind == "section" else [self.hold, self.hold, self.peek, self.change]
+        if self.random.random() < 0.4:
+            several = [together.hold_several, together.hold_several, together.hold_any]
+            if spec.kind != "section":
+                several.append(together.await_value)
+            if self.random.random() < _RARELY:
+                several = [together.run_tasks, together.die]
+            operations = [functools.partial(each, self) for each in several]
         operation = self.random.choice(operations)
         begun = time.monotonic()
         try:
@@ -130,7 +143,7 @@ class _Client:
         except OverflowError:
             assert spec.type is int, spec  # a sum beyond 64 bits, as documented
         took = time.monotonic() - begun
-        assert took < HANG, f"{operation.__name__} on {spec.name!r} took {took:.1f} s"
+        assert took < HANG, f"{operation} on {spec.name!r} took {took:.1f} s"
         self.counts["operations"] += 1
 
     def mend(self, spec: Spec, gone: bool) -> None:
@@ -213,7 +226,7 @@ def work(seed: int, seconds: float) -> dict[str, int]:
     Raises:
         AssertionError, and whatever is no error of ours: the promise is broken.
     """
-    client = _Client(seed)
+    client = Client(seed)
     with open("/proc/self/statm") as file:
         space = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (space + MEMORY, space + MEMORY))

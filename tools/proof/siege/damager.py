@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 
-from wdkmutex_shm import shm
+from wdkmutex_shm import journal, shm
+from wdkmutex_shm._journal import NOTE_COMMIT, PENDING_AT
 from wdkmutex_shm._segment import DATA_HEADER_BYTES, HEADER_BYTES, SLOT_BYTES
 
 __all__ = ["Damager", "write"]
@@ -16,7 +18,10 @@ _MUTEX_BYTES = 48
 #: Fields of a slot that decide what is read and where: offset, bytes. See slot.h.
 _FIELDS = [(48, 8), (56, 4), (64, 8), (72, 8), (88, 4), (92, 4), (96, 8), (104, 8), (120, 1), (121, 1), (122, 1)]
 _FIELDS += [(123, 1), (112, 8), (80, 8), (272, 8), (288, 8), (296, 8)]
+_FIELDS += [(PENDING_AT, 8), (316, 4), (320, 4)]
 _HEADER_FIELDS = 240
+_JOURNAL_FIELDS = [0, 8, 16, 24, 32, 40]
+_JOURNAL = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.00000000\.j", re.ASCII)
 _EDGES = [0, 1, 2, 72, 73, 255, 4096, 65535, 65536, 1 << 20, (1 << 31) - 1, (1 << 32) - 1, 1 << 33, (1 << 64) - 1]
 
 
@@ -47,6 +52,7 @@ class Damager:
         self.headers = headers
         self.slots = slots
         self.done = 0
+        self.journals = 0
 
     def strike(self, prefixes: list[str]) -> None:
         """Change one place in one segment."""
@@ -55,7 +61,15 @@ class Damager:
             return
         # The pool segments are few and the data segments many: either kind is as likely.
         pools = [name for name in names if name.rpartition(".")[2].startswith("p")]
-        data = [name for name in names if name not in pools]
+        journals = [name for name in names if _JOURNAL.fullmatch(name)]
+        if journals and pools and self.random.random() < 0.2:
+            self._journal(self.random.choice(journals), self.random.choice(pools))
+            self.done += 1
+            self.journals += 1
+            return
+        data = [name for name in names if name not in pools and name not in journals]
+        if not data and not pools:
+            return
         name = self.random.choice(pools if pools and (not data or self.random.random() < 0.7) else data)
         if name in pools:
             self._pool(name)
@@ -78,6 +92,18 @@ class Damager:
         offset, size = self.random.choice(_FIELDS)
         value = self.random.choice([*_EDGES, self.random.getrandbits(64)])
         write(name, base + offset, struct.pack("=Q", value)[:size])
+
+    def _journal(self, name: str, pool: str) -> None:
+        """A field of a process's journal, or a note in a slot that leads to it: as if that process had died there."""
+        if self.random.random() < 0.5:
+            value = self.random.choice([*_EDGES, self.random.getrandbits(64)])
+            write(name, self.random.choice(_JOURNAL_FIELDS), struct.pack("=Q", value))
+        else:
+            found = _JOURNAL.fullmatch(name)
+            assert found is not None
+            note = journal._note_of(int(found[1]), int(found[2])) | self.random.randrange(2) << NOTE_COMMIT
+            base = HEADER_BYTES + self.random.randrange(self.slots) * SLOT_BYTES
+            write(pool, base + PENDING_AT, struct.pack("=Q", note))
 
     def _data(self, name: str) -> None:
         try:

@@ -7,6 +7,7 @@ worker had published by halves would show in the sum, or in the two counts of tr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -198,7 +199,8 @@ def _inherit(worker: Worker, guards: Any, parent: int) -> None:
         worker.log.broken("a forked child does not own its parent's guards", mutex="bank")
     except NotOwned:
         pass
-    guards.__exit__(None, None, None)
+    with contextlib.suppress(NotOwned):  # the section says so; the others are passed over
+        guards.__exit__(None, None, None)
     try:
         with lock_all(*(worker.handle(book) for book in bank.books), timeout=0):
             deadline = time.monotonic() + _ORPHANED  # then the parent has just been killed

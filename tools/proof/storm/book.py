@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .ledger import Ledger
 
-__all__ = ["Book", "OopsError", "footprint", "undisturbed"]
+__all__ = ["Book", "OopsError", "footprint", "is_running", "parent_of", "undisturbed"]
 
 
 class OopsError(Exception):
@@ -46,6 +46,26 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _status(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on; nothing if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended."""
+    return _status(pid)[:1] not in ([], ["Z"], ["X"])
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None if it is gone."""
+    found = _status(pid)
+    return int(found[1]) if found else None
 
 
 def footprint(before: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from wdkmutex_shm.errors import DeadlockError
 
-from .book import Book
+from .book import Book, parent_of
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["cross", "look_at_waiters", "parent_of"]
+__all__ = ["cross", "look_at_waiters"]
 
 _WHILE = 0.002  # seconds for which a lock is held, so that others have time to want it
 
@@ -45,12 +45,3 @@ def look_at_waiters(worker: Worker, book: Book, mutex: Any) -> None:
             worker.count("waiters told")
             if waiter.pid == os.getpid() or parent_of(waiter.pid) not in (worker.parent, None):
                 worker.log.broken("who is said to wait is another worker", mutex=book.name, waiter=str(waiter))
-
-
-def parent_of(pid: int) -> int | None:
-    """The parent of a process; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None

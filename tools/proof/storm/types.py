@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wdkmutex_shm import mp
 from wdkmutex_shm.mp.parties import me
 
-from .book import undisturbed
+from .book import is_running, undisturbed
 from .deeds import in_section
 
 if TYPE_CHECKING:
@@ -91,21 +91,13 @@ def semaphore(worker: Worker) -> None:
         board.set_inside(worker.number, os.getpid())
         inside = board.inside()
         if len(inside) > _INSIDE:
-            alive = [pid for pid in inside if pid in board.inside() and _is_running(pid)]
+            alive = [pid for pid in inside if pid in board.inside() and is_running(pid)]
             if len(alive) > _INSIDE:
                 worker.log.broken("a semaphore lets in no more than it counts", pids=str(alive))
         if worker.chance.random() < 0.5:
             time.sleep(0.0005)
         board.set_inside(worker.number, 0)
         of.release()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def tell(worker: Worker) -> None:

@@ -50,6 +50,7 @@ def _round(proof: Proof, name: str, seconds: float, headers: bool) -> None:
                 outcome.well, "a client of damaged memory gets a T or an error of ours, in time", told=outcome.told()
             )
     proof.counts["places changed"] += damager.done
+    proof.counts["journals and notes changed"] += damager.journals
     alive = daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE
     proof.expect(alive, "the daemon of damaged memory never exits", headers=headers)
     _go_on(proof, name, daemon.pid)

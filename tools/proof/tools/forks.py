@@ -13,6 +13,7 @@ from wdkmutex_shm.names import user_prefix
 from ..compiling import CannotCompileError
 from ..forking.interrupts import CASES, Interrupter, at_random_times
 from ..forking.matrix import cells, try_cell
+from ..forking.several import SEVERAL
 from ..harness import Proof, options, run
 
 _MATRIX_SHARE = 0.5
@@ -60,7 +61,7 @@ def _interrupts(proof: Proof) -> None:
     except CannotCompileError as error:
         proof.skip(str(error))
         return
-    cases = list(CASES)
+    cases = [*CASES, *SEVERAL]
     proof.random.shuffle(cases)
     for case in cases:
         for number in interrupter.at_every_bytecode(case):

@@ -54,9 +54,9 @@ def command(
     """Kill a process after its n-th instruction in an operation, for every n, and see what the survivors find.
 
     Without --stride as many n as fit the time: first those before and after which something is different for others (a
-    store to shared memory, a system call), then any.
+    store to shared memory, a system call), then any. Where the time is too short for all operations, some are left out.
     """
-    chosen = names or tuple(SCENES)
+    chosen = list(names or SCENES)
     limit = None if stride is not None else seconds
     with run("instructions", seed=seed, seconds=limit, json_file=json_file) as proof, _one_processor():
         try:
@@ -64,7 +64,11 @@ def command(
         except CannotStepError as error:
             proof.skip(str(error))
             return
+        proof.counts["operations there are"] = len(chosen)
+        proof.random.shuffle(chosen)
         for done, name in enumerate(chosen):
+            if done and limit is not None and proof.elapsed > limit:
+                break
             left = None if limit is None else max(0.2, (limit - proof.elapsed) / (len(chosen) - done))
             _attack(proof, stepper, name, left, stride)
 

@@ -213,10 +213,13 @@ class _Storm:
         self._board.close()
         self._destroy()
         sweep.dead_private_pools()
-        left = {name for name in footprint(self._proof.folder) if self._is_ours(name)}
+        left = self._left()
         self._proof.expect(not left, "nothing is left", left=sorted(left))
         for name in shm.listing(instance_prefix(self._proof.instance) + "."):
             shm.unlink(name)
+
+    def _left(self) -> set[str]:
+        return {name for name in footprint(self._proof.folder) if self._is_ours(name)}
 
     def _is_ours(self, name: str) -> bool:
         private = re.search(r"/wdkm\.\d+\.@(\d+)\.", name)
@@ -229,7 +232,9 @@ class _Storm:
         deadline = time.monotonic() + _DAEMON_SECONDS
         try:
             Grt.destroy()
-            while (daemons := self._daemons()) and time.monotonic() < deadline:
+            # Who starts one is not yet to be told by its command line.
+            while ((daemons := self._daemons()) or self._left()) and time.monotonic() < deadline:
+                sweep.dead_private_pools()
                 time.sleep(0.2)
                 with contextlib.suppress(GrtIsNull, DaemonUnavailable), connect(self._proof.instance) as client:
                     client.call("destroy")
