@@ -50,7 +50,9 @@ def test_who_reads_late_gets_all_replies_and_then_the_refusal(grt: str) -> None:
         size = len(str(first))
         count = 150_000 // size + 220_000 // size  # more than the kernel takes, less than makes the daemon stop reading
         peer.send(ask * count + b"\0\0\0\0")
-        assert Grt.get_fast_mutex("name-00005", int).peek() == 5  # answered after this client's requests were dealt with
+        assert (
+            Grt.get_fast_mutex("name-00005", int).peek() == 5
+        )  # answered after this client's requests were dealt with
         for _ in range(count):
             body, error = peer.reply()
             assert error is None
