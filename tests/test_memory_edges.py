@@ -1,4 +1,4 @@
-"""Segments where the system says no, goes half-way, or somebody else was there: what is raised, and that nothing is left."""
+"""Segments where the system says no, or somebody else was there: what is raised, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -46,16 +46,12 @@ def test_memory_that_cannot_be_reserved(
         for make in (
             lambda: shm.create(f"{prefix}.p0", 4096),
             lambda: data.create(prefix, b"x"),
-            lambda: _pool(prefix),
+            lambda: Pool.open(prefix),
         ):
             with pytest.raises(expected) as caught:
                 make()
             assert caught.value.errno == code
             assert shm.listing(prefix) == []
-
-
-def _pool(prefix: str) -> Pool:
-    return Pool.open(prefix)
 
 
 def test_what_is_no_segment_in_a_segments_place(prefix: str) -> None:
