@@ -1,4 +1,4 @@
-"""A client whose daemon answers late, wrongly, or not at all: what each call ends with, and that the next one is whole."""
+"""A client whose daemon answers late, wrongly, or not at all: what a call ends with, and that the next one is whole."""
 
 from __future__ import annotations
 

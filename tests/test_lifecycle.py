@@ -1,4 +1,4 @@
-"""How a daemon begins and ends where something is in its way: who else holds what it needs, and what was taken from it."""
+"""How a daemon begins and ends where something is in its way: who holds what it needs, and what was taken from it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ __version__ = "0.1.0"
 
 # What the core keeps beside a slot is guarded by the GIL. A free-threaded Python turns it on by itself when it loads
 # the core (none of its modules says that it can do without), unless it was told never to.
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
+if not getattr(sys, "_is_gil_enabled", lambda: True)():  # pragma: no cover - only where there is no GIL
     raise ImportError(
         "wdkmutex_shm needs the GIL, and this interpreter was told to run without it: leave out PYTHON_GIL=0 or "
         "-X gil=0, and a free-threaded Python turns it on when it imports wdkmutex_shm"

@@ -212,7 +212,7 @@ class Client:
         try:
             self._drop()
         finally:
-            if turn is not None:
+            if turn is not None:  # pragma: no branch - it is had in the end, for its time has no limit
                 turn.end()
 
     def __del__(self) -> None:

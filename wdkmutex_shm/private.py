@@ -123,7 +123,7 @@ def close() -> None:
 
     for me in list(_pools):
         pool = _pools.pop(me, None)
-        if pool is not None:
+        if pool is not None:  # pragma: no branch - None only if a signal handler closes it in this very line
             pool.closed = True
     with contextlib.suppress(OSError):  # out of descriptors, say; the next process that makes a pool removes this one
         sweep.leave_private_pools()

@@ -54,6 +54,10 @@ def _open(name: str, flags: int, size: int) -> int:
             raise FileNotFoundError(str(error), name) from None
         _refuse_others(name)
         raise FileExistsError(str(error), name) from None
+    except ValueError:  # what shm_open(3) calls EINVAL: a folder, say
+        raise SegmentRefused(
+            f"{FOLDER}{name} is in the way and is no shared memory segment; look at it, and remove it", name=name
+        ) from None
     except OSError as error:
         if error.errno is None:
             error = _descriptor_error() or error  # posix_ipc does not say which limit of descriptors was met
@@ -107,7 +111,7 @@ def create(name: str, size: int) -> int:
     fd = _open(name, posix_ipc.O_CREX, size)
     try:
         os.fchmod(fd, 0o600)  # the umask may have taken bits of ours
-        if planted("no-fallocate"):
+        if planted("no-fallocate"):  # pragma: no cover - True in a build with planted faults only
             os.ftruncate(fd, size)
         else:
             os.posix_fallocate(fd, 0, size)
