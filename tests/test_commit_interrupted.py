@@ -12,17 +12,12 @@ import pytest
 from procs import Child, Line
 from several import free
 
-from wdkmutex_shm import FastMutex, KMutex, MutexBusy, _journal, data, lock_all
+from wdkmutex_shm import MutexBusy, _journal, data, lock_all
 
 OLD = [b"o" * 40, b"p" * 50]  # so that the memory of what is set is made anew each time
 SET = [b"a" * 100_000, b"b" * 200]
 LATER = b"l" * 300
 OTHERS = b"x" * 400
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @contextlib.contextmanager

@@ -14,9 +14,7 @@ from journals import COUNT, NEW, OLD, PENDING_AT, die_after, word
 from procs import STARVING_AT, Child, Line, in_child, read_shm, slot_offset, wait_until
 
 from wdkmutex_shm import (
-    FastMutex,
     Grt,
-    KMutex,
     LockTimeout,
     MutexDestroyed,
     PagedPoolAllocFailed,
@@ -27,11 +25,6 @@ from wdkmutex_shm import (
 
 UNSETTLED = 1 << 31
 DECIDED = COUNT + 2  # stores until the journal says so, and the first commit word is raised
-
-
-@pytest.fixture(params=[KMutex, FastMutex])
-def cls(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture

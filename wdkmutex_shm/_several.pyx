@@ -18,6 +18,7 @@ from ._holds cimport SectionGuard, enter_section, try_section
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._mutex cimport Mutex
 from ._orphans cimport orphans, reap_orphans
+from ._payload cimport gone
 from ._section cimport CriticalSection
 from ._segment cimport slot_name
 from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_now, wdkm_slot, wdkm_thread
@@ -58,6 +59,10 @@ cdef int put_in_order(tuple mutexes, Py_ssize_t *order, str operation) except -1
         while place > 0:
             other = <Handle>mutexes[order[place - 1]]
             if other.slot == handle.slot:
+                if wdkm_load64(&handle.slot.generation) != other.generation_:
+                    gone(other.segment_, other.slot)
+                if other.generation_ != handle.generation_:
+                    gone(handle.segment_, handle.slot)
                 raise ValueError(f"{operation}: {handle!r} is given more than once")
             if comes_before(other, handle):
                 break
