@@ -9,6 +9,7 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import time
 import weakref
 from multiprocessing import TimeoutError
@@ -242,6 +243,28 @@ def test_claims_are_used_again(fork: Any) -> None:
         assert pool.map(square, range(20), chunksize=1) == [n * n for n in range(20)]
         crew = pool._quick_get.__self__
         assert len(crew._workers) + len(crew._free) <= 4
+
+
+def test_two_threads_replace_a_worker(fork: Any, monkeypatch: Any) -> None:
+    with fork.Pool(1) as pool:
+        crew = pool._quick_get.__self__
+        (worker,) = pool._pool
+        other = threading.Thread(target=lambda: crew.start(fork, target=abs, args=(None, None, 1)))
+        put = crew._results.put
+
+        def interleaved(note: Any) -> None:
+            monkeypatch.undo()
+            other.start()
+            other.join(0.3)  # it would note the same death, and have ended by now
+            put(note)
+
+        monkeypatch.setattr(crew._results, "put", interleaved)
+        kill(worker.pid)
+        wait_until(lambda: pool._pool and pool._pool[0] is not worker, "it is replaced")
+        other.join(DEADLINE)
+        assert not other.is_alive()
+        assert worker not in crew._workers
+        assert pool.apply(square, (3,)) == 9
 
 
 def test_initializer_and_lifetime(context: Any) -> None:

@@ -114,6 +114,7 @@ class Crew:
         self._tasks = tasks
         self._results = results
         self._sending = threading.Lock()  # tasks are sent in the order of their numbers
+        self._starting = threading.Lock()  # each death is noted once; who calls _repopulate_pool() is a second thread
         self._number = _IDLE  # the last one given
         self._written = _IDLE  # the last one that was sent
         self._newest = _IDLE  # the last one that is known to have been taken
@@ -129,16 +130,17 @@ class Crew:
 
     def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess:
         """Make the process of a new worker, with the arguments that multiprocessing.Pool gives; note who has died."""
-        self.note_deaths()
-        claim = self._free.pop() if self._free else KMutex(_IDLE)
+        with self._starting:
+            self._note_deaths()
+            claim = self._free.pop() if self._free else KMutex(_IDLE)
         _, _, *rest = kwargs.pop("args")
         tasks = Tasks(self._tasks, claim)
         worker: process.BaseProcess = ctx.Process(*args, args=(tasks, Results(self._results, tasks), *rest), **kwargs)
         self._workers[worker] = claim
         return worker
 
-    def note_deaths(self) -> None:
-        """Put a note into the channel of results for each worker that has ended."""
+    def _note_deaths(self) -> None:
+        """Put a note into the channel of results for each worker that has ended. Called by one thread at a time."""
         for worker, claim in list(self._workers.items()):
             if worker._popen is not None and worker.exitcode is not None:  # type: ignore[attr-defined]
                 # In this order: until the note is under way, the task counts as claimed.
