@@ -36,7 +36,7 @@ def prove(tool: str, *options: str, plant: str | None = None) -> dict[str, Any]:
         environment["WDKMUTEX_PLANT"] = plant
     environment["PYTHONPATH"] = os.pathsep.join(path)
     words = [sys.executable, "-m", "proof", tool, *options]
-    done = subprocess.run(words, env=environment, cwd=TOOLS, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(words, env=environment, cwd=TOOLS, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode in (0, 1), done.stderr
     summary: dict[str, Any] = json.loads(done.stdout)
     assert summary["ok"] == (done.returncode == 0)
@@ -112,7 +112,7 @@ def test_instructions_finds_what_is_not_marked_consistent(operation: str) -> Non
 
 
 def test_storm() -> None:
-    summary = prove("storm", "--seconds", "6")
+    summary = prove("storm", "--seconds", "6", "--at-least", "300")
     assert summary["broken"] == []
     counts = summary["counts"]
     assert counts["commits"] > 0 and counts["kills"] > 0 and counts["books audited"] > 0
@@ -123,7 +123,7 @@ def test_storm() -> None:
 
 @pytest.mark.parametrize("plant", ["no-consistent", "no-generation"])
 def test_storm_finds(plant: str) -> None:
-    assert prove("storm", "--seconds", "12", "--first", plant=plant)["broken"]
+    assert prove("storm", "--seconds", "12", "--at-least", "600", "--first", plant=plant)["broken"]
 
 
 def test_forks() -> None:

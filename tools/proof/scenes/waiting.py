@@ -29,7 +29,7 @@ _TID_MASK, _OWNER_DIED = 0x3FFFFFFF, 0x40000000
 _PATIENCE = 1.0
 """Seconds within which the sleeper must have what it waits for."""
 _SCHEDULING = 0.5  # and those that a busy machine needs to wake it
-_LIMIT = 30.0
+_LIMIT = 10.0
 _SETTLED = 0.02
 _WARM_UP = 20
 

@@ -56,7 +56,7 @@ _MORE: tuple[tuple[float, str, Callable[[Worker], object]], ...] = (
 _SHARE = 0.4
 """How often it is one of these."""
 _OWN = 0.02
-_TURNOVER = 0.01
+_TURNOVER = 0.03
 
 
 def choose(worker: Worker) -> tuple[Book, str, Callable[[], object]]:

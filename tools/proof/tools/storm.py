@@ -32,6 +32,7 @@ _MOST_WORKERS = 6
 _HELPERS = ("herald", "pool")
 _TURN = 0.01
 _STALL = 0.05
+_LONGER = 60
 _LAST_SECONDS = 60
 _DAEMON_SECONDS = 30
 
@@ -41,10 +42,19 @@ _DAEMON_SECONDS = 30
 @click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time.")
 @click.option("--mutexes", type=click.IntRange(1), default=len(KINDS), help="Mutexes that they keep books in.")
 @click.option("--every", type=float, default=0.05, help="Mean seconds between two blows.")
-def command(seed: int | None, seconds: float, json_file: str | None, workers: int, mutexes: int, every: float) -> None:
+@click.option("--at-least", type=int, default=0, help="Go on until so many operations are done; 60 s longer at most.")
+def command(
+    seed: int | None,
+    seconds: float,
+    json_file: str | None,
+    workers: int,
+    mutexes: int,
+    every: float,
+    at_least: int,
+) -> None:
     """Let processes keep books in shared mutexes while they, and the daemon, are killed, stopped and interrupted."""
     with run("storm", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        storm = _Storm(proof, workers, mutexes, every)
+        storm = _Storm(proof, workers, mutexes, every, at_least)
         try:
             storm.rage()
             storm.calm_down()
@@ -55,10 +65,11 @@ def command(seed: int | None, seconds: float, json_file: str | None, workers: in
 class _Storm:
     """The storm, from the first worker to the last."""
 
-    def __init__(self, proof: Proof, workers: int, mutexes: int, every: float) -> None:
+    def __init__(self, proof: Proof, workers: int, mutexes: int, every: float, at_least: int) -> None:
         self._proof = proof
         self._workers = workers
         self._every = every
+        self._at_least = at_least
         self._logs = [Log(proof.folder, number) for number in range(workers + 1)]
         self._alive: dict[int, int] = {}
         self._helpers: dict[int, str] = {}
@@ -77,7 +88,7 @@ class _Storm:
             seed = random.getrandbits(32)
             self._helpers[self._fork(partial(run_helper, self._world, name, self._workers, seed, os.getpid()))] = name
         last = due = time.monotonic()
-        while not proof.over and not proof.enough:
+        while not self._is_over() and not proof.enough:
             self._reap()
             for number in range(self._workers):
                 if number not in self._alive.values():
@@ -97,6 +108,12 @@ class _Storm:
             totals = self._board.totals()
             proof.progress(f"{totals['operations']} operations, {proof.counts['kills']} kills")
             time.sleep(_TURN)
+
+    def _is_over(self) -> bool:
+        proof = self._proof
+        if not proof.over or proof.seconds is None:
+            return False
+        return self._board.totals()["operations"] >= self._at_least or proof.elapsed > proof.seconds + _LONGER
 
     def _fork(self, act: Callable[[], object]) -> int:
         # No Ctrl-C before the child is a worker: it would be one in a second coordinator. The worker lets it through.
