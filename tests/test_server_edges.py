@@ -48,13 +48,9 @@ def test_who_reads_late_gets_all_replies_and_then_the_refusal(grt: str) -> None:
         first, error = peer.reply()
         assert error is None
         assert first is not None
-        count = 380_000 // len(
-            encode_reply(first)
-        )  # more than the kernel takes, less than makes the daemon stop reading
+        count = 380_000 // len(encode_reply(first))  # the kernel takes less, the daemon keeps more
         peer.send(ask * count + b"\0\0\0\0")
-        assert (
-            Grt.get_fast_mutex("name-00005", int).peek() == 5
-        )  # answered after this client's requests were dealt with
+        assert Grt.get_fast_mutex("name-00005", int).peek() == 5, "others have had their turn, and so has this one"
         for _ in range(count):
             body, error = peer.reply()
             assert error is None
