@@ -53,8 +53,11 @@ def test_memory_that_cannot_be_locked(locked: str, level: str) -> None:
         os.environ["WDKMUTEX_MLOCK"] = locked
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]))
         if ROOT:
-            os.setuid(NOBODY)  # root may lock whatever it likes
-        return _of(doctor._limits)
+            os.seteuid(NOBODY)  # root may lock whatever it likes
+        found = _of(doctor._limits)
+        if ROOT:
+            os.seteuid(0)
+        return found
 
     with Fork(look) as child:
         found = child.result()[1]

@@ -15,7 +15,7 @@ import pytest
 from procs import Worker
 from support import DEADLINE, Fork, daemon_pid, gone, kill, wait_until
 
-from wdkmutex_shm import Grt, autostart, handles, loops, paths, protocol, session, shm, verbs
+from wdkmutex_shm import Grt, autostart, handles, loops, paths, protocol, session, shm, verbs, verbs_many
 from wdkmutex_shm.client import Client, Reply
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
@@ -26,6 +26,7 @@ from wdkmutex_shm.errors import (
     ProtocolError,
     RuntimeFolderRefused,
 )
+from wdkmutex_shm.lockfile import LockFile
 from wdkmutex_shm.names import instance_prefix
 from wdkmutex_shm.types import SECTION, codec_for
 
@@ -199,6 +200,52 @@ def test_only_who_is_attached_through_a_client_leaves_by_it(grt: str) -> None:
     session.leave(session.current())
     assert Grt.instance() is None
     session.leave(client)
+    client.close()
+
+
+def test_there_is_one_client_for_each_instance(grt: str) -> None:
+    assert session.client_of(grt) is session.current()
+    other = session.client_of(grt + "x")
+    assert session.client_of(grt + "x") is other
+    with pytest.raises(TypeError, match="is a str, not int"):
+        session.client_of(5)  # type: ignore[arg-type]
+
+
+def test_a_lock_file_that_its_holder_removes_just_then(runtime_base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was locked is no file any more: another is made, and locked."""
+    import portalocker
+
+    path = f"{runtime_base}/a.lock"
+    real, removed = portalocker.lock, []
+
+    def overtaken(fd: int, flags: Any) -> None:
+        real(fd, flags)
+        if not removed:
+            removed.append(os.fstat(fd).st_ino)
+            os.rename(path, path + "x")  # it keeps its number: another must not get that
+
+    with monkeypatch.context() as patch:
+        patch.setattr(portalocker, "lock", overtaken)
+        lock, other = LockFile(path), LockFile(path)
+        assert lock.try_acquire()
+    assert os.stat(path).st_ino not in removed
+    assert not other.try_acquire()
+    lock.release(remove=True)
+    os.unlink(path + "x")
+
+
+def test_a_reply_about_many_names_that_lacks_their_number(grt: str) -> None:
+    class Silent(Client):
+        def submit(self, verb: str, params: dict[str, Any], **options: Any) -> Reply:
+            reply = super().submit(verb, params, **options)
+            if verb == "get_many" and reply.body is not None:
+                del reply.body["known"]
+            return reply
+
+    Grt.register_fast_mutex("n", 1)
+    client = Silent(grt)
+    with pytest.raises(ProtocolError, match="how many names"):
+        verbs_many._find(client, ["n"])
     client.close()
 
 

@@ -25,7 +25,7 @@ from wdkmutex_shm import FastMutex, Grt
 from wdkmutex_shm.errors import ProtocolError
 from wdkmutex_shm.names import instance_prefix
 from wdkmutex_shm.pool import Pool
-from wdkmutex_shm.protocol import PROTOCOL, encode_request
+from wdkmutex_shm.protocol import PROTOCOL, encode_reply, encode_request
 
 
 @pytest.fixture
@@ -47,12 +47,10 @@ def test_who_reads_late_gets_all_replies_and_then_the_refusal(grt: str) -> None:
         peer.send(ask)
         first, error = peer.reply()
         assert error is None
-        size = len(str(first))
-        count = 150_000 // size + 220_000 // size  # more than the kernel takes, less than makes the daemon stop reading
+        assert first is not None
+        count = 380_000 // len(encode_reply(first))  # the kernel takes less, the daemon keeps more
         peer.send(ask * count + b"\0\0\0\0")
-        assert (
-            Grt.get_fast_mutex("name-00005", int).peek() == 5
-        )  # answered after this client's requests were dealt with
+        assert Grt.get_fast_mutex("name-00005", int).peek() == 5, "others have had their turn, and so has this one"
         for _ in range(count):
             body, error = peer.reply()
             assert error is None

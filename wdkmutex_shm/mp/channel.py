@@ -138,11 +138,14 @@ def _send_file(sock: socket.socket, file: int, flags: int) -> None:
     """Send a descriptor; wait while as many are under way as this user may have open (unix(7), ETOOMANYREFS)."""
     while True:
         try:
-            socket.send_fds(sock, [_FILE], [file], flags)
+            # Not socket.send_fds(), which does not pass its flags on.
+            sock.sendmsg([_FILE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))], flags)
             return
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:
                 raise
+            if flags & socket.MSG_DONTWAIT:
+                raise BlockingIOError(errno.EAGAIN, "too many large messages are under way") from None
         time.sleep(0.001)
 
 
