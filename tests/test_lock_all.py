@@ -15,6 +15,7 @@ from wdkmutex_shm import (
     Guard,
     Guards,
     KMutex,
+    MutexBusy,
     NotOwned,
     PagedPoolAllocFailed,
     SectionGuard,
@@ -113,7 +114,7 @@ def test_one_without_room_stops_all(cls: Any, position: int, monkeypatch: pytest
 
 
 def test_a_handler_that_commits_in_the_midst(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making room for one T runs Python code, in which a signal handler may set and commit another."""
+    """Making room for one T runs Python code, in which a signal handler may set another, but not commit it."""
     number, text = cls(1), cls("small")
     make_room = data.make
     seen = []
@@ -123,7 +124,8 @@ def test_a_handler_that_commits_in_the_midst(cls: Any, monkeypatch: pytest.Monke
             if not seen:
                 seen.append(True)
                 of_number.value = 10
-                of_number.commit()
+                with pytest.raises(MutexBusy):
+                    of_number.commit()
                 of_number.value = 20
             return make_room(*args, **named)
 
