@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .several import SectionGuard as SectionGuard
     from .several import lock_all as lock_all
     from .several import lock_any as lock_any
+    from .values_async import LockWhen as LockWhen
 
 __version__ = "0.1.0"
 
@@ -101,6 +102,7 @@ __all__ = [
     "KeyNotFound",
     "LayoutMismatch",
     "LockRequest",
+    "LockWhen",
     "LockTimeout",
     "MutexBusy",
     "MutexDamaged",
@@ -141,4 +143,8 @@ def __getattr__(name: str) -> Any:
         from . import several
 
         return getattr(several, name)
+    if name == "LockWhen":
+        from .values_async import LockWhen
+
+        return LockWhen
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

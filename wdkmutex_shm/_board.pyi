@@ -1,4 +1,5 @@
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
 
 from ._handle import Handle
 
@@ -30,6 +31,14 @@ class Hold(NamedTuple):
     held_for: float | None
     kind: int
     name: str
+
+@final
+class Wait:
+    def __init__(self, kind: int) -> None: ...
+    @property
+    def waited(self) -> float: ...
+    def show(self, mutexes: Sequence[Any]) -> None: ...
+    def end(self) -> None: ...
 
 def enter(handle: Handle, kind: int, since: int) -> int: ...
 def leave(ticket: int) -> None: ...

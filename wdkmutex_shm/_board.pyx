@@ -1,24 +1,26 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The wait board: who waits for which lock, written by the waiters and read by everybody; see `board.h`.
 
-Whoever waits in a way of its own writes a record as well: :func:`enter` once it has waited for a while (1 ms is usual),
-:func:`leave` when the wait is over, however it ends. Neither raises anything, waits, or runs Python code; a record is
-never needed for a lock to work.
+Whoever waits in a way of its own writes a record as well: :meth:`Wait.show` once it has waited for a while (1 ms is usual),
+and :meth:`Wait.end` when the wait is over, however it ends. Neither raises anything, waits, or runs Python code; a record
+is never needed for a lock to work.
 
-    ticket = _board.enter(mutex, _board.WAIT_ANY, started)
-    try:
-        ...
-    finally:
-        _board.leave(ticket)
+    wait = _board.Wait(_board.WAIT_ANY)
+    ...
+    wait.show(mutexes)
+    ...
+    wait.end()
 """
 
 import time
 from collections import namedtuple
 
+cimport cython
+
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._segment cimport Segment, held_since, lock_memory, slot_name
-from ._slot cimport wdkm_lock_word, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
+from ._slot cimport wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
 from ._thread cimport thread_state
 
 cdef extern from "Python.h":
@@ -136,6 +138,66 @@ def enter(handle not None, uint32_t kind, int64_t since):
     cdef str segment = handle.segment
     return wdkm_wait_note(thread_state().owner, kind, since, PyUnicode_AsUTF8(segment), handle.nonce,
                           handle.slot_index, handle.generation)
+
+
+@cython.final
+@cython.no_gc
+cdef class Wait:
+    """The records of one wait: for a mutex, or for any of several. They go with this object at the latest, so that whatever
+    an exception of a signal handler interrupts leaves no waiter behind that nobody is.
+
+    Args:
+        kind: as :func:`enter`. It begins now, and is the calling thread's, or one of its tasks'; any thread may show or end it.
+    """
+
+    cdef uint32_t kind
+    cdef uint64_t owner
+    cdef int64_t since
+    cdef bint over
+    cdef list tickets
+
+    def __cinit__(self, uint32_t kind):
+        self.kind = kind
+        self.owner = thread_state().owner
+        self.since = wdkm_now()
+        self.tickets = []
+
+    @property
+    def waited(self):
+        """Seconds since it began."""
+        return (wdkm_now() - self.since) / 1e9
+
+    def show(self, mutexes not None):
+        """Write a record for each of the mutexes, or see to it that those which were written are still there."""
+        cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
+        cdef Py_ssize_t at
+        cdef uint64_t ticket
+        if self.over or self.owner >> 32 != pid:  # it ended meanwhile; or this is a forked child
+            return
+        for at in range(len(mutexes)):
+            ticket = self.tickets[at] if at < len(self.tickets) else 0
+            if ticket != 0 and is_noted(ticket):
+                continue
+            ticket = self.note(mutexes[at])
+            if at < len(self.tickets):
+                self.tickets[at] = ticket
+            else:
+                self.tickets.append(ticket)
+
+    cdef uint64_t note(self, handle) except? 0:
+        cdef str segment = handle.segment
+        return wdkm_wait_note(self.owner, self.kind, self.since, PyUnicode_AsUTF8(segment), handle.nonce,
+                              handle.slot_index, handle.generation)
+
+    def end(self):
+        """Remove the records, for good."""
+        self.over = True
+        while self.tickets:
+            forget(self.tickets.pop())
+
+    def __dealloc__(self):
+        for ticket in self.tickets:
+            forget(ticket)
 
 
 def leave(uint64_t ticket):

@@ -21,6 +21,7 @@ cdef enum:  # flags of a guard
     NUMBER = 128    # T is an int and `number` is it; always with SET
     WRITING = 256   # a commit is under way: it stays held, and no other commit begins
     UNDONE = 512    # with WRITING: rolled back meanwhile
+    FAILED = 1024   # an exception left its `with` in another thread: dropping it rolls back
 
 
 cdef class Guard:

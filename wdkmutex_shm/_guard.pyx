@@ -6,6 +6,8 @@ a guard that is merely dropped commits what was set. A KMutex locked again by it
 on the T of the outermost one; the lock is released and T committed when the last of them goes.
 """
 
+import sys
+
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stddef cimport ptrdiff_t
@@ -392,7 +394,8 @@ cdef class Guard:
                     return 0
                 if codec.frozen:
                     codec.check(top.held)
-            not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
+            if thread_state().serial != top.thread & ~WDKM_OF_TASK:
+                not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
         except BaseException:
             if not top.flags & (SET | UNDONE):
@@ -468,6 +471,12 @@ cdef class Guard:
                     # Another task closes an async generator, say. It may not release the lock, but whoever drops the guard
                     # would commit what is half done.
                     self.undo()
+                elif not commit and self.thread & ~WDKM_OF_TASK != me.serial:
+                    # Not undone here: its own thread may be using T. The collector closes generators in any thread, and has
+                    # nobody to tell; it drops the guard next.
+                    self.flags |= FAILED
+                    if sys.exc_info()[0] is GeneratorExit:
+                        return 0
                 self.must_hold("leaving the with")
         if commit and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
                 self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):
@@ -502,7 +511,9 @@ cdef class Guard:
     def __exit__(self, kind, error, traceback):
         """Release the lock; commit first, or roll back when an exception leaves the ``with``.
 
-        Does nothing for a guard that was released already, or was inherited over fork.
+        Does nothing for a guard that was released already, or was inherited over fork. When a generator that is suspended in
+        the ``with`` is closed in another thread, as by the garbage collector, the guard rolls back as soon as it is dropped,
+        and its own thread releases the lock at its next locking.
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: the thread's level is too high; it is committed and released all the same.
@@ -530,7 +541,8 @@ cdef class Guard:
             Anything that :meth:`commit` raises: the lock is released then, and the old T stands.
         """
         cdef wdkm_thread *me = thread_at_level()
-        self.must_hold("drop_safe")
+        if not (self.flags & HELD and self.thread == me.serial):
+            self.must_hold("drop_safe")
         if not self.thread & WDKM_OF_TASK:
             self.must_be_at_release_level(me.level)
         self.finish(True)
@@ -571,7 +583,7 @@ cdef class Guard:
         cdef wdkm_local *local
         if self.flags & HELD:
             if self.thread & ~WDKM_OF_TASK == thread_state().serial:
-                self.finish(not self.handle.segment_.closed)
+                self.finish(not self.handle.segment_.closed and not self.flags & FAILED)
             elif not before_fork(self.thread):
                 self.leave_behind()
         if self.root is None and self.handle is not None:
@@ -620,7 +632,7 @@ bind_with(<PyTypeObject *>Guard, <ptrdiff_t>&(<Guard>NULL).enter_or_exit)
 
 
 cdef int finish_left(object guard) except -1:
-    return (<Guard>guard).finish(True)
+    return (<Guard>guard).finish(not (<Guard>guard).flags & FAILED)
 
 
 cdef int forget_left(object guard) except -1:

@@ -172,6 +172,31 @@ cdef class Mutex(Handle):
         self.at_level("wait_for", nanoseconds(timeout) != 0)
         return values.wait_for(self, predicate, timeout)
 
+    def lock_when_async(self, predicate, object timeout=None):
+        """As :meth:`lock_when`, in a task of asyncio or Trio: ``async with mutex.lock_when_async(bool) as guard:``, or ``await``.
+
+        The guard belongs to the task that called this, as that of :meth:`lock_async`. Where the predicate holds and the lock
+        is free, nothing is waited for and no other task runs; else the loop goes on meanwhile.
+
+        IRQL: any level. The predicate is asked in the loop's thread, without and with the lock, and must not block.
+
+        Args:
+            predicate, timeout: as for :meth:`lock_when`.
+
+        Returns:
+            A :class:`~wdkmutex_shm.LockWhen`, to be awaited once.
+
+        Raises:
+            ValueError: the timeout is negative. When awaited:
+            LockTimeout, MutexDestroyed, MutexDamaged, and what the predicate raises: nothing is locked.
+            AlreadyOwned: the task holds the lock, or its thread locked it before it ran the loop.
+            RuntimeError: no task runs in this thread, or it was awaited before.
+            The error of the loop with which it cancels a task; the task has and waits for nothing then.
+        """
+        from .values_async import LockWhen
+
+        return LockWhen(new_request(self, timeout), self, predicate, timeout)
+
     def wait_for_async(self, predicate, object timeout=None):
         """As :meth:`wait_for`, for a task of asyncio or Trio, whose loop goes on: ``await mutex.wait_for_async(bool)``.
 
@@ -208,6 +233,7 @@ cdef class Mutex(Handle):
     def _is_mine(self):
         """Whether the calling thread holds the lock."""
         return wdkm_load64(&self.slot.owner) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
+
     def lock_async(self, object timeout=None):
         """Wait for the lock in a task of asyncio or Trio: ``async with mutex.lock_async() as guard:``, or ``await``.
 

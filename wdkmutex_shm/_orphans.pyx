@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Guards that were dropped in another thread than their holder's, which alone can unlock.
 
-The garbage collector runs in any thread. A guard that it finds there is copied and left to its holder, which commits and
-releases at its next locking; a main thread is told between two bytecodes. When the holder ends first, the kernel releases
+The garbage collector runs in any thread. A guard that it finds there is copied and left to its holder, which commits (or rolls
+back, if an exception has left the guard's ``with``: a generator that is collected is closed by one) and releases at its
+next locking; a main thread is told between two bytecodes. When the holder ends first, the kernel releases
 the lock, and T stays as it was last committed: nobody but the holder ever writes T.
 """
 

@@ -84,11 +84,7 @@ cdef Guard own_hold(Handle handle, wdkm_thread *me, object task, bint *wait):
                 raise_of_task(handle.slot, True)
             return root
     elif not local.in_loop:
-        name = slot_name(handle.slot)
-        raise AlreadyOwned(
-            f"this thread locked mutex {name!r} before it ran this event loop, and goes on only after it: waiting would never "
-            "end; release it first, or pass its guard on", name=name, owner_pid=me.owner >> 32,
-            owner_tid=me.owner & 0xffffffff)
+        raise_before_loop(handle, me)
     wait[0] = True
     return None
 
@@ -138,6 +134,44 @@ def attempt(Handle handle not None, object task not None, bint first=False):
     if guard is not None and guard.root is None:
         handle.slot.contended += 1
     return guard
+
+
+cdef Guard behind_others(Handle handle, object task):
+    """What a task gets without waiting where others wait already: a further guard of its own hold."""
+    cdef bint wait = False
+    cdef Guard root = own_hold(handle, thread_state(), task, &wait)
+    return None if root is None else inner_guard(root)
+
+
+def at_once(Handle handle not None, object task not None):
+    """What a task that comes new gets without waiting, as :func:`attempt`: None also where others wait already."""
+    if queues and handle in queues and queues[handle].waiters:
+        return behind_others(handle, task)
+    return attempt_for(handle, task, False)
+
+
+def holds(Handle handle not None, object task not None):
+    """Whether the task (a weak reference) holds the lock.
+
+    Raises:
+        AlreadyOwned: it is a FastMutex of the task's, or was locked before the thread ran its loop. MutexDestroyed.
+    """
+    cdef bint wait = False
+    cdef wdkm_thread *me = thread_state()
+    if own_hold(handle, me, task, &wait) is not None:
+        return True
+    if (not wait and handle.kind == KIND_FAST and task_root(handle, me) is None
+            and wdkm_load64(&handle.slot.owner) == me.owner and wdkm_word_held(wdkm_lock_word(handle.slot))):
+        raise_before_loop(handle, me)
+    return False
+
+
+cdef int raise_before_loop(Handle handle, wdkm_thread *me) except -1:
+    name = slot_name(handle.slot)
+    raise AlreadyOwned(
+        f"this thread locked mutex {name!r} before it ran this event loop, and goes on only after it: waiting would never "
+        "end; release it first, or pass its guard on", name=name, owner_pid=me.owner >> 32,
+        owner_tid=me.owner & 0xffffffff)
 
 
 def expire(Handle handle not None, object timeout):
@@ -206,13 +240,22 @@ cdef class LockRequest:
             self.task = PyWeakref_NewRef(task, None)
         return self.task
 
+    def begin(self):
+        """Await it: a weak reference to the task that the guard will belong to. RuntimeError the second time, or without a
+        task. For :class:`wdkmutex_shm.values_async.LockWhen`.
+        """
+        if self.begun:
+            raise RuntimeError("this lock request was awaited already; call lock_async() again")
+        self.begun = True
+        return self.who()
+
     def __await__(self):
         if self.begun:
             raise RuntimeError("this lock request was awaited already; call lock_async() again")
         self.begun = True
         task = self.who()
         if queues and self.handle in queues and queues[self.handle].waiters:
-            self.guard = self.behind_others(task)
+            self.guard = behind_others(self.handle, task)
         else:
             self.guard = attempt_for(self.handle, task, False)
         if self.guard is not None:
@@ -221,12 +264,6 @@ cdef class LockRequest:
         if contend is None:
             from .queues import contend
         return contend(self, self.handle, task, self.timeout).__await__()
-
-    def behind_others(self, task):
-        """What a task gets without waiting where others wait already: a further guard of its own hold."""
-        cdef bint wait = False
-        cdef Guard root = own_hold(self.handle, thread_state(), task, &wait)
-        return None if root is None else inner_guard(root)
 
     def hand_over(self, Guard guard not None):
         """Take the guard that was waited for. For :mod:`wdkmutex_shm.queues`."""
@@ -267,7 +304,7 @@ cdef class LockRequest:
     def __dealloc__(self):
         if not self.begun and self.handle is not None:
             try:
-                PyErr_WarnFormat(RuntimeWarning, 1, b"a lock_async() was never awaited, and has locked nothing")
+                PyErr_WarnFormat(RuntimeWarning, 1, b"a lock_async() or lock_when_async() was never awaited, and has locked nothing")
             except BaseException:
                 PyErr_WriteUnraisable(None)
 

@@ -79,13 +79,14 @@ cdef int publish_all(PyObject **tops, Py_ssize_t count) except -1:
     cdef Guard top
     cdef Py_ssize_t at
     cdef Py_ssize_t begun = 0
-    cdef list values = []
-    cdef list keep = []
+    cdef list values, keep
     cdef bint done = False
     cdef uint64_t serial = thread_state().serial
     have_journal(tops, count, serial)
     if publish_numbers(tops, count):
         return 0
+    keep = []
+    values = []
     try:
         for at in range(count):  # no Python code runs in here
             top = <Guard>tops[at]

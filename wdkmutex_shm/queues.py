@@ -31,6 +31,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import loops
+from ._board import WAIT_TASK, Wait
 from ._request import anyone_starves, attempt, expire, held_by_task, ticket, waiting
 from ._watch import ON_RELEASE, is_free, served, sleep, starve, watch
 from .errors import MutexDestroyed
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ._guard import Guard
     from ._handle import Handle
     from ._request import LockRequest
+    from .values_async import LockWhen
 
 __all__ = ["Queue", "contend"]
 
@@ -49,6 +51,12 @@ _STARVE = 0.001
 
 _LOOK = 0.05
 """Seconds between two looks of a helper that is told of nothing."""
+
+_SHOWN_AFTER = 0.001
+"""Seconds of waiting after which others see a task; one that comes later, at the next look of the helper."""
+
+_MOST_SHOWN = 32
+"""How many tasks of a process are to be seen to wait for one mutex: the board has not room for all of a thousand."""
 
 _LINGER = 1.0
 """Seconds that a helper without work waits for some before it ends."""
@@ -62,12 +70,14 @@ class Queue:
 
     Attributes:
         waiters: in the order in which they came.
+        shown: of each of them, what others see of its wait once the helper has written that down.
     """
 
-    __slots__ = ("_first", "_handle", "_helped", "_since", "_starving", "waiters")
+    __slots__ = ("_first", "_handle", "_helped", "_since", "_starving", "shown", "waiters")
 
     def __init__(self, handle: Handle) -> None:
         self.waiters: deque[loops.Waiter] = deque()
+        self.shown: dict[loops.Waiter, Wait] = {}
         self._handle = handle
         self._helped = False
         self._starving = False
@@ -132,6 +142,9 @@ class Queue:
         with _lock:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
+            wait = self.shown.pop(waiter, None)
+            if wait is not None:
+                wait.end()
             if waiter is self._first or not self.waiters:
                 self._calm()
             self._forget()
@@ -165,6 +178,7 @@ class Queue:
     def watch_over(self) -> None:
         """Wake the first in line when the lock is released, its holder dies, or the mutex ends. For a helper thread."""
         stalled: tuple[loops.Waiter | None, float] = None, 0.0
+        next_show = monotonic() + _SHOWN_AFTER
         while True:
             try:
                 # The release of a task's guard pokes by itself. Who then finds that another process was faster asks to
@@ -183,7 +197,11 @@ class Queue:
                     self._helped = False
                     self._forget()
                     return
-            sleep(self._handle, number, _LOOK)
+            if monotonic() >= next_show:
+                for wait in list(self.shown.values())[:_MOST_SHOWN]:
+                    wait.show((self._handle,))
+                next_show = monotonic() + _LOOK
+            sleep(self._handle, number, min(_LOOK, max(_SHOWN_AFTER, next_show - monotonic())))
 
     def _pass_over(self, waiter: loops.Waiter | None, since: float) -> tuple[loops.Waiter | None, float]:
         """Send the waiters of a loop to the end of the line if the first was woken a while ago and did not look."""
@@ -239,7 +257,9 @@ def _forget_parent() -> None:
 os.register_at_fork(after_in_child=_forget_parent)
 
 
-async def contend(request: LockRequest[Any], handle: Handle, task: ref[Any], timeout: float | None) -> Guard[Any]:
+async def contend(
+    request: LockRequest[Any] | LockWhen[Any], handle: Handle, task: ref[Any], timeout: float | None
+) -> Guard[Any]:
     """Wait in line for the lock, for the task that asked.
 
     Raises:
@@ -251,6 +271,7 @@ async def contend(request: LockRequest[Any], handle: Handle, task: ref[Any], tim
             queue = waiting.get(handle)
             if queue is None:
                 queue = waiting[handle] = Queue(handle)
+            queue.shown[waiter] = Wait(WAIT_TASK)
             queue.waiters.append(waiter)
         while True:
             guard, again = queue.look(waiter, task)
@@ -258,6 +279,7 @@ async def contend(request: LockRequest[Any], handle: Handle, task: ref[Any], tim
                 request.hand_over(guard)
                 return guard
             if waiter.passed():
+                queue.leave(waiter)  # who is told how many wait does not count itself
                 expire(handle, timeout)
             await waiter.wait(again)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from ._board import WAIT_ANY, Wait
 from ._holds import SectionGuard
 from ._several import Guards, check_several, lock_all, take_any
 from ._watch import ON_RELEASE, served, sleep_any, starve, watch
@@ -66,6 +67,7 @@ def lock_any(
 def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int, Guard[Any] | SectionGuard] | None:
     handles = list(mutexes)
     starving: list[Any] = []
+    wait = Wait(WAIT_ANY)
     try:
         while True:
             tickets = [watch(mutex, ON_RELEASE) for mutex in handles]
@@ -78,6 +80,8 @@ def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int
                 for mutex in handles:
                     starving.append(mutex)
                     starve(mutex)
+            wait.show(handles)
     finally:
+        wait.end()
         for mutex in starving:
             served(mutex)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ._board import WAIT_VALUE, Wait
 from ._journal import left_by_the_dead
 from ._planted import planted
 from ._thread import must_allow
@@ -32,6 +33,7 @@ __all__ = [
     "finish_for_the_dead",
     "lock_when",
     "newest",
+    "no_value",
     "wait_for",
     "wait_in_guard",
 ]
@@ -40,6 +42,8 @@ T = TypeVar("T")
 
 #: Seconds after which a waiter looks for itself, told or not.
 LONGEST_SLEEP = 60.0 if planted("no-look") else 1.0
+#: Seconds of waiting after which a waiter is to be seen by others.
+SHOWN_AFTER = 0.001
 _APC = 1
 _STEADY_LOOKS = 100
 
@@ -76,25 +80,45 @@ def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
         )
 
 
+def no_value(mutex: Mutex[Any], timeout: float | None, operation: str) -> LockTimeout:
+    """Return the error for a value that did not come in time."""
+    return LockTimeout(
+        f"{operation}: within {timeout} s no value of mutex {mutex.name!r} was committed that the predicate holds for",
+        name=mutex.name,
+        timeout=timeout,
+    )
+
+
 def _await(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadline, operation: str) -> T:
     """Wait until the predicate holds for the committed T, and return that. Takes no lock."""
-    while True:
-        known = commits(mutex)
-        value = mutex.peek()
-        if predicate(value):
-            return value
-        _must_not_hold(mutex, operation)
-        nap = deadline.nap()
-        if nap == 0:
-            raise LockTimeout(
-                f"{operation}: within {deadline.timeout} s no value of mutex {mutex.name!r} was committed that the "
-                "predicate holds for",
-                name=mutex.name,
-                timeout=deadline.timeout,
-            )
-        ticket = watch(mutex, ON_COMMIT, known)
-        if commits(mutex) == known:
-            sleep(mutex, ticket, nap)
+    wait: Wait | None = None
+    try:
+        while True:
+            known = commits(mutex)
+            value = mutex.peek()
+            if predicate(value):
+                return value
+            _must_not_hold(mutex, operation)
+            nap = deadline.nap()
+            if nap == 0:
+                raise no_value(mutex, deadline.timeout, operation)
+            if wait is None:
+                wait = Wait(WAIT_VALUE)
+            _sleep(mutex, known, nap, wait)
+    finally:
+        if wait is not None:
+            wait.end()
+
+
+def _sleep(mutex: Mutex[Any], known: int, nap: float, wait: Wait) -> None:
+    """Sleep until there is another commit than the one that is known; to be seen by others once that takes a while."""
+    shown = wait.waited >= SHOWN_AFTER
+    if shown:
+        wait.show((mutex,))
+    ticket = watch(mutex, ON_COMMIT, known)
+    if commits(mutex) == known:
+        sleep(mutex, ticket, nap if shown else min(nap, SHOWN_AFTER))
+        if shown:
             finish_for_the_dead(mutex)
 
 
@@ -116,6 +140,8 @@ def _locked(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadlin
             give_back(guard)
             raise
         give_back(guard)
+        if deadline.nap() == 0:
+            raise no_value(mutex, deadline.timeout, operation)
 
 
 def give_back(guard: Guard[Any]) -> None:
@@ -193,19 +219,23 @@ class Changes(Generic[T]):
         """Wait for a commit that was not seen yet, and return the T of the last one."""
         must_allow("changes", self._mutex.name, _APC)
         deadline = Deadline(self._timeout)
-        while True:
-            known = commits(self._mutex)
-            if known != self._seen:
-                self._seen, value = newest(self._mutex)
-                return value
-            _must_not_hold(self._mutex, "changes")
-            nap = deadline.nap()
-            if nap == 0:
-                raise StopIteration
-            ticket = watch(self._mutex, ON_COMMIT, known)
-            if commits(self._mutex) == known:
-                sleep(self._mutex, ticket, nap)
-                finish_for_the_dead(self._mutex)
+        wait: Wait | None = None
+        try:
+            while True:
+                known = commits(self._mutex)
+                if known != self._seen:
+                    self._seen, value = newest(self._mutex)
+                    return value
+                _must_not_hold(self._mutex, "changes")
+                nap = deadline.nap()
+                if nap == 0:
+                    raise StopIteration
+                if wait is None:
+                    wait = Wait(WAIT_VALUE)
+                _sleep(self._mutex, known, nap, wait)
+        finally:
+            if wait is not None:
+                wait.end()
 
     def __aiter__(self) -> Changes[T]:
         return self

@@ -35,7 +35,7 @@ _HOW = {
 
 
 class Waiter(NamedTuple):
-    """Who waits for a mutex, for a millisecond at least.
+    """Who waits for a mutex, for a millisecond at least (a task: for some 50 ms).
 
     Attributes:
         pid: the process. tid: its thread (Linux thread id); of a task, the thread of its event loop.

@@ -138,5 +138,8 @@ def waiting(mutex: FastMutex[int], names: KMutex[list[str]], section: CriticalSe
 
 async def waiting_in_a_loop(mutex: FastMutex[int]) -> None:
     assert_type(await mutex.wait_for_async(bool, timeout=1), int)
+    assert_type(await mutex.lock_when_async(bool), Guard[int])
+    async with mutex.lock_when_async(lambda value: value > 1, timeout=1) as guard:
+        assert_type(guard, Guard[int])
     async for value in mutex.changes():
         assert_type(value, int)
