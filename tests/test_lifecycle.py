@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from commands import Command
-from support import DEADLINE, Fork, daemon_pid, gone, kill_daemon, wait_until
+from support import DEADLINE, Fork, daemon_pid, gone, wait_until
 from test_server_bad_input import Peer
 
 from wdkmutex_shm import Grt, data, paths, shm
@@ -151,8 +151,8 @@ def test_a_long_log_of_an_earlier_life_is_begun_anew(instance: str) -> None:
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n" * size)
         Grt.init(instance)
-        kill_daemon(instance)
         Grt.detach()
+        Command(instance)("stop")
         assert (os.path.getsize(path) > 1 << 20) == kept
         with open(path, encoding="utf-8") as file:
             assert "serves instance" in file.read()

@@ -110,7 +110,7 @@ def test_more_large_messages_under_way_than_a_user_may_have(channel: Any) -> Non
 
     def send() -> tuple[int, bool]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
-        os.setuid(61234)  # nobody else's; root has no limit
+        os.setresuid(61234, 61234, 0)  # nobody else's; root has no limit
         sent = 0
         while channel.writer.send_whole(b"", LARGE, wait=False):
             sent += 1
@@ -118,7 +118,9 @@ def test_more_large_messages_under_way_than_a_user_may_have(channel: Any) -> Non
             assert worker.silent(0.05)
             while channel.reader.take(False) is not None:
                 pass
-            return sent, worker.hear()
+            then = worker.hear()
+        os.setresuid(0, 0, 0)
+        return sent, then
 
     with Fork(send) as child:
         sent, then = child.result()
