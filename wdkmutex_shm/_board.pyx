@@ -39,6 +39,7 @@ cdef extern from "board.h":
         uint64_t owner
         uint32_t sequence
         uint32_t kind
+        uint32_t of
         uint64_t start
         int64_t since
         uint64_t nonce
@@ -57,9 +58,10 @@ cdef extern from "board.h":
     wdkm_board *wdkm_board_now(uint32_t, int)
     void wdkm_board_unmap()
     int wdkm_wait_read(const wdkm_wait *, wdkm_wait *)
-    uint64_t wdkm_wait_note(uint64_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
+    uint64_t wdkm_wait_note(uint64_t, uint32_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
     wdkm_wait *wdkm_wait_of(uint64_t, uint32_t)
     void wdkm_wait_forget(uint64_t, uint32_t)
+    uint32_t wdkm_wait_any_by(uint32_t, uint64_t, wdkm_wait *)
     bint wdkm_wait_by(uint64_t, wdkm_wait *, uint32_t *)
     bint wdkm_slot_of(const char *, uint64_t, uint32_t, uint64_t, wdkm_slot *)
 
@@ -68,7 +70,7 @@ if wdkm_board_watch_forks():
 wdkm_board_stays = lock_memory
 
 #: What a waiter waits for: the lock, asleep until it has it; any of several locks; a value; the lock, as a task of a loop;
-#: a lock that it takes back. Only the first and the last are taken for blocked when deadlocks are looked for.
+#: a lock that it takes back. Only the first two and the last are taken for blocked when deadlocks are looked for.
 WAIT_LOCK = WDKM_WAIT_LOCK
 WAIT_ANY = WDKM_WAIT_ANY
 WAIT_VALUE = WDKM_WAIT_VALUE
@@ -83,7 +85,7 @@ Hold = namedtuple("Hold", "state pid tid acquisitions held_for kind name")
 
 
 cdef uint64_t note_lock(Segment segment, Py_ssize_t index, uint64_t generation, int64_t since, bint back) except? 0:
-    return wdkm_wait_note(thread_state().owner, WDKM_WAIT_BACK if back else WDKM_WAIT_LOCK, since,
+    return wdkm_wait_note(thread_state().owner, WDKM_WAIT_BACK if back else WDKM_WAIT_LOCK, 1, since,
                           PyUnicode_AsUTF8(segment.name), segment.header.nonce, <uint32_t>index, generation)
 
 
@@ -121,7 +123,8 @@ cdef void forget(uint64_t ticket) noexcept:
 cdef bint is_waiting(uint64_t owner) noexcept:
     cdef wdkm_wait found
     cdef uint32_t number
-    return owner != 0 and wdkm_wait_by(owner, &found, &number)
+    return owner != 0 and (wdkm_wait_by(owner, &found, &number)
+                           or wdkm_wait_any_by(0, owner, &found) < <uint32_t>WDKM_RECORDS)
 
 
 def enter(handle not None, uint32_t kind, int64_t since):
@@ -136,7 +139,7 @@ def enter(handle not None, uint32_t kind, int64_t since):
         What :func:`leave` takes; 0, which it takes as well, if there is no board or no room on it.
     """
     cdef str segment = handle.segment
-    return wdkm_wait_note(thread_state().owner, kind, since, PyUnicode_AsUTF8(segment), handle.nonce,
+    return wdkm_wait_note(thread_state().owner, kind, 1, since, PyUnicode_AsUTF8(segment), handle.nonce,
                           handle.slot_index, handle.generation)
 
 
@@ -178,16 +181,20 @@ cdef class Wait:
             ticket = self.tickets[at] if at < len(self.tickets) else 0
             if ticket != 0 and is_noted(ticket):
                 continue
-            ticket = self.note(mutexes[at])
+            ticket = self.note(mutexes[at], <uint32_t>len(mutexes))
             if at < len(self.tickets):
                 self.tickets[at] = ticket
             else:
                 self.tickets.append(ticket)
 
-    cdef uint64_t note(self, handle) except? 0:
+    cdef uint64_t note(self, handle, uint32_t of) except? 0:
         cdef str segment = handle.segment
-        return wdkm_wait_note(self.owner, self.kind, self.since, PyUnicode_AsUTF8(segment), handle.nonce,
+        return wdkm_wait_note(self.owner, self.kind, of, self.since, PyUnicode_AsUTF8(segment), handle.nonce,
                               handle.slot_index, handle.generation)
+
+    def ticket(self):
+        """Any of its records' tickets, as :func:`enter` returns them; 0 if it has none."""
+        return self.tickets[0] if self.tickets else 0
 
     def end(self):
         """Remove the records, for good."""
@@ -225,6 +232,36 @@ def record_by(uint32_t pid, uint32_t tid):
     if wdkm_wait_by(<uint64_t>pid << 32 | tid, &found, &number):
         return as_record(number, &found)
     return None
+
+
+def waits_of(uint32_t pid, uint32_t tid):
+    """Return the records of what a thread waits for and can go on with: one of a lock, or those of the locks of which it
+    takes any. None if it waits for neither, or not all of them are to be found. Of the dead, too.
+    """
+    cdef uint64_t owner = <uint64_t>pid << 32 | tid
+    cdef wdkm_wait single, copy
+    cdef uint32_t number = 0
+    cdef uint32_t of = 0
+    cdef int64_t since = -1
+    cdef list found = []
+    if wdkm_wait_by(owner, &single, &number):
+        found.append(as_record(number, &single))
+        since = single.since
+        of = 1
+    number = 0
+    while True:
+        number = wdkm_wait_any_by(number, owner, &copy)
+        if number >= <uint32_t>WDKM_RECORDS:
+            break
+        # A signal handler may wait in the midst of a wait: the latest is the one that counts.
+        if copy.since > since:
+            found = []
+            since = copy.since
+            of = copy.of
+        if copy.since == since and copy.of == of:
+            found.append(as_record(number, &copy))
+        number += 1
+    return found if found and <uint32_t>len(found) == of else None
 
 
 def records(uint64_t nonce=0, uint32_t slot=0, uint64_t generation=0):

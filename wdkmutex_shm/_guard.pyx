@@ -450,6 +450,18 @@ cdef class Guard:
                     self.let_go(top, me)
         return 0
 
+    cdef bint fail_elsewhere(self, wdkm_thread *me) except -1:
+        """An exception leaves the `with` in another task or thread than its own. Tells whether nobody needs to know."""
+        if self.thread == me.serial | WDKM_OF_TASK:
+            # Another task closes an async generator, say. It may not release the lock, but whoever drops the guard would
+            # commit what is half done.
+            self.undo()
+            return False
+        # Not undone here: its own thread may be using T. The collector closes generators in any thread, and has nobody to
+        # tell; it drops the guard next.
+        self.flags |= FAILED
+        return sys.exc_info()[0] is GeneratorExit
+
     cdef int enter(self) except -1:
         if not (self.flags & HELD and self.thread == thread_state().serial):
             self.must_hold("with")
@@ -467,16 +479,8 @@ cdef class Guard:
             if before_fork(self.thread):
                 return 0  # the parent holds the lock; nothing happens here
             if commit or not self.has_lost_task(me):
-                if not commit and self.thread == me.serial | WDKM_OF_TASK:
-                    # Another task closes an async generator, say. It may not release the lock, but whoever drops the guard
-                    # would commit what is half done.
-                    self.undo()
-                elif not commit and self.thread & ~WDKM_OF_TASK != me.serial:
-                    # Not undone here: its own thread may be using T. The collector closes generators in any thread, and has
-                    # nobody to tell; it drops the guard next.
-                    self.flags |= FAILED
-                    if sys.exc_info()[0] is GeneratorExit:
-                        return 0
+                if not commit and self.fail_elsewhere(me):
+                    return 0
                 self.must_hold("leaving the with")
         if commit and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
                 self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):

@@ -24,7 +24,7 @@
 #include "slot.h"
 
 #define WDKM_BOARD_MAGIC UINT64_C(0x3144524f424d4b57) /* "WKMBORD1" */
-#define WDKM_BOARD_LAYOUT 1u
+#define WDKM_BOARD_LAYOUT 2u
 #define WDKM_BOARD_HEADER 4096
 #define WDKM_RECORDS 2048u
 #define WDKM_WINDOW 64u
@@ -39,7 +39,7 @@ typedef struct {
     uint64_t nonce; /* of the segment */
     uint64_t generation;
     uint32_t slot;
-    uint32_t unused;
+    uint32_t of; /* how many records the wait has, of which this is one: of WDKM_WAIT_ANY, one for each mutex */
     char segment[WDKM_SEGMENT_NAME]; /* ends with a zero byte */
 } wdkm_wait;
 
@@ -228,7 +228,7 @@ static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
 }
 
 /* Write a record; returns what wdkm_wait_forget needs, 0 if there is no room for it. */
-static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, int64_t since, const char *segment, uint64_t nonce,
+static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64_t since, const char *segment, uint64_t nonce,
                                uint32_t slot, uint64_t generation) {
     wdkm_board *board = wdkm_board_now((uint32_t)(owner >> 32), 1);
     uint32_t first = wdkm_wait_place(owner, kind, generation, slot);
@@ -243,6 +243,7 @@ static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, int64_t since, con
             if (wait->sequence & 1) __atomic_store_n(&wait->sequence, wait->sequence + 1, __ATOMIC_SEQ_CST);
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
             wait->kind = kind;
+            wait->of = of;
             wait->start = wdkm_my_start((uint32_t)(owner >> 32));
             wait->since = since;
             wait->nonce = nonce;
@@ -299,6 +300,17 @@ static int wdkm_wait_by(uint64_t owner, wdkm_wait *found, uint32_t *number) {
         any = 1;
     }
     return any;
+}
+
+/* The next record of a thread that waits for any of several. Its place, or WDKM_RECORDS. */
+static uint32_t wdkm_wait_any_by(uint32_t at, uint64_t owner, wdkm_wait *copy) {
+    for (; wdkm_board_mapped && at < WDKM_RECORDS; ++at) {
+        const wdkm_wait *wait = &wdkm_board_mapped->waits[at];
+        if (wdkm_load64(&wait->owner) == owner && wdkm_wait_read(wait, copy) && copy->owner == owner &&
+            copy->kind == WDKM_WAIT_ANY)
+            return at;
+    }
+    return WDKM_RECORDS;
 }
 
 /* A copy of a slot of any segment of this user, without mapping it. 0 if there is no such tenant. */

@@ -5,7 +5,12 @@ record, and so on; if it comes back to the waiter, they wait in a circle. Each o
 the whole way is read twice: if nothing has changed between (no record was rewritten, no lock was taken anew), all of
 it was true at the instant between the two, and what is true of a circle then stays true.
 
-Only waits that can end in no other way than with the lock count. Whoever waits with a timeout does count: until it is
+Who waits for any of several locks is stuck if all of them are held by threads that are. So what is looked at is all
+that a wait leads to: if every thread in it waits, nobody in it ever gets anywhere; and if all of them lead to one
+another, all find the same, and agree on who is told. Else the start waits for others in a circle, which they break
+themselves.
+
+Only waits that can end in no other way than with a lock count. Whoever waits with a timeout does count: until it is
 over, nobody in the circle gets anywhere.
 """
 
@@ -21,42 +26,81 @@ __all__ = ["LONGEST", "refuse"]
 LONGEST = 1024
 
 
-def _way(start: Record) -> list[tuple[Record, Hold]] | None:
-    """The circle that a wait is part of, each record with the hold of what it waits for; None if it is part of none."""
-    found: list[tuple[Record, Hold]] = []
-    seen: set[tuple[int, int]] = set()
-    record = start
-    while len(found) < LONGEST:
-        hold = _board.hold_of(record.segment, record.nonce, record.slot, record.generation)
-        if hold is None or hold.state != "held":
-            return None
-        found.append((record, hold))
-        thread = hold.pid, hold.tid
-        if thread == (start.pid, start.tid):
-            return found
-        following = _board.record_by(*thread)
-        if following is None or thread in seen:
-            return None  # it is at work; or others wait in a circle that the start is not part of
-        seen.add(thread)
-        record = following
-    return None
+#: Of each thread, all that it waits for and would take any of, with who holds it.
+_Waits = dict[tuple[int, int], list[tuple[Record, Hold]]]
 
 
-def _to_be_told(way: list[tuple[Record, Hold]]) -> Record | None:
+def _all_from(start: tuple[int, int]) -> _Waits | None:
+    """All threads that a thread's wait leads to, itself included; None if one of them may still go on."""
+    found: _Waits = {}
+    ahead = [start]
+    while ahead:
+        thread = ahead.pop()
+        if thread in found:
+            continue
+        records = _board.waits_of(*thread)
+        if records is None or len(found) == LONGEST:
+            return None  # it is at work
+        found[thread] = []
+        for record in records:
+            hold = _board.hold_of(record.segment, record.nonce, record.slot, record.generation)
+            if hold is None or hold.state != "held" or (hold.pid, hold.tid) == thread:
+                return None
+            found[thread].append((record, hold))
+            ahead.append((hold.pid, hold.tid))
+    return found
+
+
+def _circle(found: _Waits, start: tuple[int, int]) -> list[tuple[Record, Hold]] | None:
+    """A circle of waits that begins with the start's; None if the start only waits for others that are in one."""
+    before: dict[tuple[int, int], tuple[Record, Hold]] = {}  # by which wait a thread is reached
+    ahead = [start]
+    for thread in ahead:
+        for record, hold in found[thread]:
+            holder = hold.pid, hold.tid
+            if holder not in before:
+                before[holder] = record, hold
+                ahead.append(holder)
+    if start not in before:
+        return None
+    way = [before[start]]
+    while (way[0][0].pid, way[0][0].tid) != start:
+        way.insert(0, before[way[0][0].pid, way[0][0].tid])
+    return way
+
+
+def _all_lead_to(found: _Waits, start: tuple[int, int]) -> bool:
+    """Whether each of the threads waits in the end for the start, too; then each of them finds the same."""
+    waiting: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for thread, links in found.items():
+        for _, hold in links:
+            waiting.setdefault((hold.pid, hold.tid), []).append(thread)
+    seen = {start}
+    ahead = [start]
+    for thread in ahead:
+        for other in waiting.get(thread, ()):
+            if other not in seen:
+                seen.add(other)
+                ahead.append(other)
+    return len(seen) == len(found)
+
+
+def _to_be_told(found: _Waits) -> tuple[int, int] | None:
     """Whose wait began last, but for those who take back what they had: nothing may come out of their waits."""
-    records = [record for record, _ in way if record.kind == _board.WAIT_LOCK]
-    return max(records, key=lambda record: (record.since, record.pid, record.tid), default=None)
+    records = [links[0][0] for links in found.values() if links[0][0].kind != _board.WAIT_BACK]
+    last = max(records, key=lambda record: (record.since, record.pid, record.tid), default=None)
+    return None if last is None else (last.pid, last.tid)
 
 
-def _facts(way: list[tuple[Record, Hold]]) -> list[tuple[object, ...]]:
-    return [(record, hold.pid, hold.tid, hold.acquisitions) for record, hold in way]
+def _facts(found: _Waits) -> set[tuple[object, ...]]:
+    return {(record, hold.pid, hold.tid, hold.acquisitions) for links in found.values() for record, hold in links}
 
 
 def refuse(ticket: int) -> None:
     """Raise DeadlockError if the calling thread's wait is the one that closed a circle.
 
     Args:
-        ticket: of the calling thread's record on the board.
+        ticket: of the calling thread's record on the board; any of them if it takes any of several locks.
 
     Raises:
         DeadlockError, or what a signal handler raises.
@@ -64,13 +108,17 @@ def refuse(ticket: int) -> None:
     mine = _board.record_of(ticket)
     if mine is None:
         return
-    way = _way(mine)
-    if way is None or _to_be_told(way) != mine:
+    start = mine.pid, mine.tid
+    found = _all_from(start)
+    if found is None or not any(record == mine for record, _ in found[start]):
         return
-    if any(_board.started(record.pid) != record.start for record, _ in way):
+    way = _circle(found, start)
+    if way is None or not _all_lead_to(found, start) or _to_be_told(found) != start:
+        return
+    if any(_board.started(links[0][0].pid) != links[0][0].start for links in found.values()):
         return  # what a dead process wrote, whose pid and thread another has by now
-    again = _way(mine)
-    if again is None or _facts(again) != _facts(way):
+    again = _all_from(start)
+    if again is None or _facts(again) != _facts(found):
         return
     names = [waits.label_of(record, hold) for record, hold in way]
     chain = tuple(waits.link_of(record, names[at - 1], names[at]) for at, (record, _) in enumerate(way))
@@ -79,6 +127,8 @@ def refuse(ticket: int) -> None:
         f"waited for {link.waits_for!r} for {link.waited:.3f} s"
         for link in chain[1:]
     )
+    if any(len(links) > 1 for links in found.values()):
+        others += "; of the mutexes that one of them takes any of, all are held by such threads"
     raise DeadlockError(
         f"waiting for mutex {names[0]!r} would never end: this thread holds {names[-1]!r}; {others}. Lock them in one "
         "order everywhere, or let go of what is held before waiting",

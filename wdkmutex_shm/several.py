@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from . import deadlock
 from ._board import WAIT_ANY, Wait
 from ._holds import SectionGuard
 from ._several import Guards, check_several, lock_all, take_any
@@ -27,6 +28,9 @@ __all__ = ["Guards", "SectionGuard", "lock_all", "lock_any"]
 LONGEST_SLEEP = 0.05
 #: Seconds of waiting after which a waiter is served next.
 STARVING_AFTER = 0.001
+
+#: Seconds of waiting after which a waiter first looks whether its wait closed a circle; until it looks again; later.
+SUSPECT, SOON, RARELY = 0.05, 0.09, 1.0
 
 _calls = itertools.count()
 
@@ -50,6 +54,7 @@ def lock_any(
     Raises:
         LockTimeout: none was free in time.
         AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them is gone.
+        DeadlockError: each of them is held by a thread that waits, in the end, for what this thread holds.
         IrqlTooHigh, ValueError, TypeError: checked before anything is locked.
         KeyboardInterrupt, or what a signal handler raises, while waiting.
     """
@@ -68,6 +73,7 @@ def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int
     handles = list(mutexes)
     starving: list[Any] = []
     wait = Wait(WAIT_ANY)
+    suspect, looks = SUSPECT, 0
     try:
         while True:
             tickets = [watch(mutex, ON_RELEASE) for mutex in handles]
@@ -81,6 +87,10 @@ def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int
                     starving.append(mutex)
                     starve(mutex)
             wait.show(handles)
+            if wait.waited >= suspect:
+                looks += 1
+                suspect = wait.waited + (SOON if looks < 3 else RARELY)
+                deadlock.refuse(wait.ticket())
     finally:
         wait.end()
         for mutex in starving:
