@@ -186,8 +186,8 @@ def wait_in_guard(guard: Guard[T], predicate: Callable[[T], object], timeout: fl
     except MutexDestroyed:
         raise
     except BaseException:
-        # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up. Where it
-        # closed a circle, another thread in it is told as well, or the lock would never be had.
+        # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up. Where
+        # it closed a circle, another thread in it is told as well, or the lock would never be had.
         _board.taking_back(True)
         try:
             guard._adopt(mutex.lock())
