@@ -21,6 +21,7 @@ cdef enum:  # flags of a guard
     NUMBER = 128    # T is an int and `number` is it; always with SET
     WRITING = 256   # a commit is under way: it stays held, and no other commit begins
     UNDONE = 512    # with WRITING: rolled back meanwhile
+    IN_WRITING = 2048   # an inner lock of a signal handler in a commit: its rollback leaves alone what is being written
     FAILED = 1024   # an exception left its `with` in another thread: dropping it rolls back
 
 

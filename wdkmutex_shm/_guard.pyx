@@ -121,6 +121,8 @@ cdef Guard inner_guard(Guard root):
     guard.task = root.task
     guard.tid = root.tid
     guard.before = root.held
+    if root.flags & WRITING:
+        flags |= IN_WRITING
     if root.flags & SET:
         flags |= INNER_SET
     if root.flags & LOADED:
@@ -321,6 +323,8 @@ cdef class Guard:
     def _let_go(self):
         """Release the lock for a while; for the only guard of a hold, whose T is committed. See :meth:`_adopt`."""
         self.must_hold("wait_for")
+        while self.flags & SET:  # by a signal handler, since the commit
+            self.write(self)
         self.must_be_only()
         self.flags = 0
         self.depth = 0
@@ -357,7 +361,8 @@ cdef class Guard:
 
     cdef int undo(self) except -1:
         cdef Guard top = self if self.root is None else self.root
-        if top.flags & WRITING:  # by a signal handler: not to be taken for set again if the commit fails
+        if top.flags & WRITING and not self.flags & IN_WRITING:
+            # By a signal handler: not to be taken for set again if the commit fails.
             top.flags |= UNDONE
         top.flags &= ~(LOADED | SET | NUMBER)
         if self.root is None:
@@ -388,12 +393,13 @@ cdef class Guard:
         # What a signal handler sets while this writes is not part of it, and stays to be committed.
         top.flags = top.flags & ~(SET | NUMBER) | WRITING
         try:
-            keep = codec.encode_into(top.held, &encoded)
+            value = top.held  # that, though a handler sets or rolls back meanwhile
+            keep = codec.encode_into(value, &encoded)
             if not was & SET:
                 if current_equals(self.handle.segment_, self.handle.index, &encoded):
                     return 0
                 if codec.frozen:
-                    codec.check(top.held)
+                    codec.check(value)
             if thread_state().serial != top.thread & ~WDKM_OF_TASK:
                 not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
