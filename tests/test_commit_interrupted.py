@@ -238,6 +238,38 @@ def test_a_commit_that_fails_after_the_handler_rolled_back_an_inner_lock(
     assert [mutex.peek() for mutex in mutexes] == SET
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_last_guard_of_a_hold_is_dropped_in_the_midst(
+    together: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is left to release the lock, so the commit does, when it is over."""
+    mutexes = [KMutex(OLD[at], type=bytes) for at in range(2)]
+    make = data.make
+
+    def drops(*args: Any) -> Any:
+        if inner:
+            guards[0].drop_safe()
+            inner.clear()
+        if fails:
+            raise OSError(28, "No space left on device")
+        return make(*args)
+
+    group = lock_all(*mutexes)
+    with group as guards:
+        inner = [mutexes[0].lock()]
+        guards[0].value, guards[1].value = SET
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "make", drops)
+            with pytest.raises(OSError, match="No space") if fails else contextlib.nullcontext():
+                (group if together else guards[0]).commit()
+        assert free(mutexes[0])
+        assert guards[0].released
+        assert not guards[1].released
+    assert [mutex.peek() for mutex in mutexes] == [OLD[0] if fails else SET[0], SET[1]]
+    assert free(*mutexes)
+
+
 def test_what_is_set_in_the_commit_of_a_wait(cls: Any) -> None:
     """It is committed before the lock is released for the wait, at whatever point of the commit it was set."""
     mutex = cls(OLD[0], type=bytes)

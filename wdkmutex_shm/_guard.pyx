@@ -409,6 +409,8 @@ cdef class Guard:
             raise
         finally:
             top.flags &= ~(WRITING | UNDONE)
+            if top.flags & DROPPED:
+                top.finish_dropped()
         return 0
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
@@ -455,6 +457,11 @@ cdef class Guard:
                 if me.serial == top.thread & ~WDKM_OF_TASK:  # else a signal handler forked while this wrote, and the parent holds the lock
                     self.let_go(top, me)
         return 0
+
+    cdef int finish_dropped(self) except -1:
+        """Release the lock of an outermost guard after a commit in which its last inner guard was dropped."""
+        self.flags = self.flags & ~DROPPED | HELD
+        return self.finish(True)
 
     cdef bint fail_elsewhere(self, wdkm_thread *me) except -1:
         """An exception leaves the `with` in another task or thread than its own. Tells whether nobody needs to know."""
@@ -593,6 +600,11 @@ cdef class Guard:
         cdef wdkm_local *local
         if self.flags & HELD:
             if self.thread & ~WDKM_OF_TASK == thread_state().serial:
+                if self.root is not None and self.root.flags & WRITING and self.root.depth == 1:
+                    # By a signal handler, which has released the outermost: an error here would be told to nobody.
+                    self.flags &= ~HELD
+                    self.root.flags |= DROPPED
+                    return
                 self.finish(not self.handle.segment_.closed and not self.flags & FAILED)
             elif not before_fork(self.thread):
                 self.leave_behind()
