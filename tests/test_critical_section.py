@@ -9,12 +9,13 @@ import os
 import threading
 import types
 import unittest
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from procs import Child, Line, held_by_child, in_child, in_thread, wait_for_waiter
 
-from wdkmutex_shm import CriticalSection, LockTimeout, NotOwned
+from wdkmutex_shm import CriticalSection, KMutex, LockTimeout, NotOwned
 
 try:
     lock_tests: Any = importlib.import_module("test.lock_tests")
@@ -266,6 +267,33 @@ def test_section_object_may_go_while_it_is_entered() -> None:
 
     in_thread(work)
     in_child(work)
+
+
+def _in_slot(place: tuple[str, int], make: Callable[[], Any]) -> Any:
+    """One that lives in that slot; those that are made until it comes round are gone when this returns."""
+    others = []
+    while (made := make()).segment != place[0] or made.slot_index != place[1]:
+        others.append(made)
+        assert len(others) < 100_000
+    return made
+
+
+def test_a_slot_that_a_thread_died_in_is_as_new_to_the_next_ones() -> None:
+    section = CriticalSection()
+    place = section.segment, section.slot_index
+    in_thread(section.enter)  # and ends in it
+    del section
+    mutex = _in_slot(place, lambda: KMutex(0))
+    mutex.fetch_add(1)
+    with mutex.lock():
+        pass
+    del mutex
+    section = _in_slot(place, CriticalSection)
+    assert not section._is_owned()
+    with section:
+        assert section.owner is not None
+        assert in_thread(section.try_enter) is False
+    assert section.owner is None
 
 
 def test_as_the_lock_of_a_logging_handler() -> None:

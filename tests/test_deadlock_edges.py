@@ -171,6 +171,26 @@ def test_who_takes_a_section_back_is_not_told_but_another_is() -> None:
         section.leave()
 
 
+def test_a_guard_that_waited_for_a_value_has_its_lock_again_after_it_closed_a_circle() -> None:
+    outer, inner = KMutex(0), KMutex(0)
+    with outer.lock(), inner.lock() as guard, Child(take_two, inner, outer) as other:
+
+        def lead() -> None:
+            assert other.hear() == "has the first"  # while the guard waits
+            other.say("lock the second")
+
+        leader = threading.Thread(target=lead)
+        leader.start()
+        with pytest.raises(DeadlockError):
+            guard.wait_for(lambda _: outer.waiters(), timeout=60)
+        leader.join()
+        error, _ = other.hear()
+        assert isinstance(error, DeadlockError)
+        assert [link.pid for link in error.chain] == [other.pid, os.getpid()]
+        guard.value = 1
+    assert inner.peek() == 1
+
+
 def test_the_next_wait_after_taking_back_is_one_like_any_other() -> None:
     section = CriticalSection()
     section.enter()

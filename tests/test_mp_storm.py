@@ -331,6 +331,7 @@ def _all_is_free(storm: Storm) -> None:
     queue, tasks = shared["queue"], shared["tasks"]
     while not queue.empty():
         queue.get()
+    wait_until(lambda: _is_settled(queue), "places that the dead took are free")
     for _ in range(PLACES):
         queue.put(b"", timeout=DEADLINE)
     assert queue.full()
@@ -344,6 +345,12 @@ def _all_is_free(storm: Storm) -> None:
     for items in (queue, tasks):
         items.close()
         items.join_thread()
+
+
+def _is_settled(items: Any) -> bool:
+    """Whether the books of an empty queue say so: what the dead had in hand is struck off once nobody puts or takes."""
+    items._ledger.mend()
+    return bool(items.qsize() == 0)
 
 
 def _nothing_came_twice(storm: Storm, name: str) -> None:

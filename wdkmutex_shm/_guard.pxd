@@ -54,6 +54,7 @@ cdef class Guard:
     cdef int committed(self) except -1
     cdef int must_be_at_release_level(self, int level) except -1
     cdef int let_task_go(self) except -1
+    cdef bint leave_elsewhere(self, bint commit, wdkm_thread *me) except -1
     cdef bint fail_elsewhere(self, wdkm_thread *me) except -1
     cdef int finish_dropped(self) except -1
     cdef bint has_lost_task(self, wdkm_thread *me) except -1

@@ -475,6 +475,16 @@ cdef class Guard:
         self.flags |= FAILED
         return sys.exc_info()[0] is GeneratorExit
 
+    cdef bint leave_elsewhere(self, bint commit, wdkm_thread *me) except -1:
+        """The `with` is not left by the holder's thread, or by a task. Tells whether nothing is left to do."""
+        if before_fork(self.thread):
+            return True  # the parent holds the lock; nothing happens here
+        if commit or not self.has_lost_task(me):
+            if not commit and self.fail_elsewhere(me):
+                return True
+            self.must_hold("leaving the with")
+        return False
+
     cdef int enter(self) except -1:
         if not (self.flags & HELD and self.thread == thread_state().serial):
             self.must_hold("with")
@@ -488,13 +498,8 @@ cdef class Guard:
         fast = self.handle.kind == KIND_FAST
         # The level is asked for only after the release: asking may run Python code (Trio's), and so a signal handler.
         me = thread_state()
-        if self.thread != me.serial:
-            if before_fork(self.thread):
-                return 0  # the parent holds the lock; nothing happens here
-            if commit or not self.has_lost_task(me):
-                if not commit and self.fail_elsewhere(me):
-                    return 0
-                self.must_hold("leaving the with")
+        if self.thread != me.serial and self.leave_elsewhere(commit, me):
+            return 0
         if commit and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
                 self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):
             # The common case without the detours: an int was set. The next to read it may well be this process.

@@ -21,3 +21,5 @@ cdef class Handle:
     cdef object pool
     cdef object __weakref__
     cdef uint64_t forks
+
+    cdef int forget_section(self) except -1

@@ -7,11 +7,12 @@ unless the handle was pickled or the process forked meanwhile, because others ma
 """
 
 cimport cython
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._payload cimport forget_stale
 from ._segment cimport Segment, held_for, slot_name
-from ._slot cimport wdkm_load64, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
+from ._slot cimport wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder, waits
 from ._tenant import empty, reclaim, snapshot, vacate
 from ._thread cimport fork_count
@@ -45,6 +46,17 @@ cdef class Handle:
         self.codec = codec
         self.pool = pool
         self.forks = fork_count()
+        if codec is not SECTION:
+            self.forget_section()
+
+    cdef int forget_section(self) except -1:
+        """Where a section was in this slot before, and a thread of this process ended inside, forget that: who lives here now
+        will note another thread in its place, and the next section would take that thread to be inside."""
+        cdef wdkm_local *local = &self.segment_.local[self.index]
+        if local.depth != 0 and wdkm_load64(&self.slot.generation) == self.generation_:
+            local.depth = 0
+            Py_DECREF(self.segment_)  # of the hold, see CriticalSection.take_first()
+        return 0
 
     def _must_be_new(self):
         if self.segment_ is not nowhere:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from . import _board
 from ._board import WAIT_VALUE, Wait
 from ._journal import left_by_the_dead
 from ._planted import planted
@@ -185,8 +186,13 @@ def wait_in_guard(guard: Guard[T], predicate: Callable[[T], object], timeout: fl
     except MutexDestroyed:
         raise
     except BaseException:
-        # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up.
-        guard._adopt(mutex.lock())
+        # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up. Where
+        # it closed a circle, another thread in it is told as well, or the lock would never be had.
+        _board.taking_back(True)
+        try:
+            guard._adopt(mutex.lock())
+        finally:
+            _board.taking_back(False)
         raise
     guard._adopt(again)
 

@@ -42,8 +42,8 @@ def commit_together(worker: Worker) -> None:
     except OopsError:
         worker.count("rollbacks")
         return
-    except (MutexDestroyed, ValueError) as error:
-        _forget_the_gone(worker, books, error)
+    except MutexDestroyed:
+        worker.forget(*books)
         return
     for book, page in following:
         worker.done(book, page)
@@ -59,15 +59,8 @@ def commit_any(worker: Worker) -> None:
                 _commit_any(worker, books, handles)
         else:
             _commit_any(worker, books, handles)
-    except (MutexDestroyed, ValueError) as error:
-        _forget_the_gone(worker, books, error)
-
-
-def _forget_the_gone(worker: Worker, books: list[Book], error: Exception) -> None:
-    """One of the mutexes is gone; if another one has its slot now, it is said to be given twice."""
-    if isinstance(error, ValueError) and not any(worker.handle(book).destroyed for book in books):
-        raise error
-    worker.forget(*books)
+    except MutexDestroyed:
+        worker.forget(*books)
 
 
 def _commit_any(worker: Worker, books: list[Book], handles: list[Any]) -> None:
