@@ -12,7 +12,7 @@ import pytest
 from procs import Child, Line
 from several import free
 
-from wdkmutex_shm import MutexBusy, _journal, data, lock_all
+from wdkmutex_shm import KMutex, MutexBusy, _journal, data, lock_all
 
 OLD = [b"o" * 40, b"p" * 50]  # so that the memory of what is set is made anew each time
 SET = [b"a" * 100_000, b"b" * 200]
@@ -211,6 +211,88 @@ def test_a_commit_that_fails_after_the_handler_rolled_back(cls: Any, monkeypatch
                     group.commit()
             guards[1].rollback()
         assert [mutex.peek() for mutex in mutexes] == expected
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_commit_that_fails_after_the_handler_rolled_back_an_inner_lock(
+    together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes back what the inner lock did, and not what is being committed: it stays set."""
+    mutexes = [KMutex(OLD[at], type=bytes) for at in range(2)]
+
+    def no_room(*_: Any) -> Any:
+        inner = mutexes[0].lock()
+        inner.value = LATER
+        inner.rollback()
+        inner.drop_safe()
+        raise OSError(28, "No space left on device")
+
+    group = lock_all(*mutexes)
+    with group as guards:
+        guards[0].value, guards[1].value = SET
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "make", no_room)
+            with pytest.raises(OSError, match="No space"):
+                (group if together else guards[0]).commit()
+        assert guards[0].value == SET[0]
+    assert [mutex.peek() for mutex in mutexes] == SET
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_last_guard_of_a_hold_is_dropped_in_the_midst(
+    together: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is left to release the lock, so the commit does, when it is over."""
+    mutexes = [KMutex(OLD[at], type=bytes) for at in range(2)]
+    make = data.make
+
+    def drops(*args: Any) -> Any:
+        if inner:
+            guards[0].drop_safe()
+            inner.clear()
+        if fails:
+            raise OSError(28, "No space left on device")
+        return make(*args)
+
+    group = lock_all(*mutexes)
+    with group as guards:
+        inner = [mutexes[0].lock()]
+        guards[0].value, guards[1].value = SET
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "make", drops)
+            with pytest.raises(OSError, match="No space") if fails else contextlib.nullcontext():
+                (group if together else guards[0]).commit()
+        assert free(mutexes[0])
+        assert guards[0].released
+        assert not guards[1].released
+    assert [mutex.peek() for mutex in mutexes] == [OLD[0] if fails else SET[0], SET[1]]
+    assert free(*mutexes)
+
+
+def test_what_is_set_in_the_commit_of_a_wait(cls: Any) -> None:
+    """It is committed before the lock is released for the wait, at whatever point of the commit it was set."""
+    mutex = cls(OLD[0], type=bytes)
+    done: list[str] = []
+    step = 0
+    came = True
+    while came:
+        step += 1
+        mutex.replace(OLD[0])
+        done.clear()
+        with mutex.lock() as guard:
+            guard.value = SET[0]
+
+            def handle() -> None:
+                guard.value = LATER
+                done.append("done")
+
+            with interrupted_at(step, handle) as has_come:
+                guard.wait_for(lambda value: value == (LATER if done else SET[0]), timeout=30)
+            came = has_come()
+        assert len(done) == came
+        assert mutex.peek() == (LATER if done else SET[0])
+    assert step > 10
 
 
 def test_an_int_is_not_committed_in_the_midst(cls: Any) -> None:

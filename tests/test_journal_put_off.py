@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -130,6 +131,29 @@ def test_whoever_comes_next_settles_it(cls: Any, no_journal: Any, take: Any) -> 
             _put_off(mutex)
         no_journal()
         assert [take(mutex) for mutex in mutexes] == [NEW] * COUNT
+
+
+@pytest.mark.parametrize("form", ["wait_for", "lock_when", "wait_for_async"])
+def test_who_waits_for_that_commit_settles_it(cls: Any, no_journal: Any, form: str) -> None:
+    """Nobody else comes: what they wait for is committed by whoever settles the note."""
+    mutexes = [cls(0) for _ in range(COUNT)]
+    with die_after(mutexes, DECIDED):
+        for mutex in mutexes:
+            _put_off(mutex)
+        no_journal()
+        for mutex in mutexes[1:]:  # the commit word of the first was raised
+            if form == "wait_for":
+                assert mutex.wait_for(lambda value: value == NEW, timeout=30) == NEW
+            elif form == "lock_when":
+                mutex.lock_when(lambda value: value == NEW, timeout=30).drop_safe()
+            else:
+                assert asyncio.run(_waits_for_new(mutex)) == NEW
+            assert starving(mutex) == 0
+        assert _take(mutexes[0]) == NEW
+
+
+async def _waits_for_new(mutex: Any) -> int:
+    return int(await mutex.wait_for_async(lambda value: value == NEW, timeout=30))
 
 
 def test_it_is_no_starving_waiter(cls: Any, no_journal: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from multiprocessing import queues
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -186,6 +188,37 @@ def test_a_slow_process_takes_what_was_given_up_for_lost(fork: Any) -> None:
             assert joiner.hear() == "joined"
     with pytest.raises(ValueError, match="called too many times"):
         items.task_done()
+
+
+def _ends(items: Any, way: str) -> None:
+    with contextlib.suppress(Empty):
+        items.get(block=False)
+    if way == "interrupted":
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        items._take = interrupted
+        with contextlib.suppress(KeyboardInterrupt):
+            items.get()
+
+
+@pytest.mark.parametrize("way", ["in good order", "interrupted"])
+def test_a_process_that_has_ended_in_good_order_has_not_died_with_an_item(fork: Any, way: str) -> None:
+    """So what a slow one has in its hands is not taken for lost. One that was interrupted may have lost one."""
+    items = fork.JoinableQueue()
+    items.put("item")
+    with Peer(fork, _stop_with_it, items) as slow:
+        assert slow.hear() == "taken"
+        worker = fork.Process(target=_ends, args=(items, way))
+        worker.start()
+        worker.join(DEADLINE)
+        assert worker.exitcode == 0
+        assert items._ledger.wait_until_done(0.5) == (way == "interrupted")
+        slow.say("go on")
+        assert slow.hear() == "item"
+        slow.say("finish")
+        items._ledger.wait_until_done(DEADLINE)
 
 
 def _wait_for_one(line: Line, items: Any) -> None:

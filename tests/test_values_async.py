@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -285,6 +286,24 @@ def test_a_loop_that_ended_before_it_was_told(cls: Any) -> None:
         assert await mutex.wait_for_async(bool, LONG) == 1
 
     asyncio.run(again())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_ended_and_nothing_is_committed(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its tasks nor the thread are kept for a commit that may never come, and others see nobody wait."""
+    monkeypatch.setattr(values_async, "_LINGER", 0.1)
+    monkeypatch.setattr(values_async, "_GIVEN_UP", 0.1)
+    mutex = cls(0)
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(mutex.wait_for_async(bool))]
+    while not mutex.waiters():
+        loop.run_until_complete(asyncio.sleep(0.01))
+    loop.set_exception_handler(lambda *_: None)  # a task is destroyed that did not end
+    loop.close()
+    tasks.clear()
+    wait_until(lambda: mutex not in values_async._posts, "the thread ends")
+    gc.collect()
+    assert not mutex.waiters()
 
 
 def test_a_forked_child_waits_for_itself(cls: Any, run: Any) -> None:

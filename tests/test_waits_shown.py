@@ -239,3 +239,26 @@ def test_a_wait_that_is_dropped_or_forked(cls: Any) -> None:
     wait.end()
     wait.show((mutex,))
     assert mutex.waiters() == ()
+
+
+def test_room_on_the_board_is_looked_for_more_and_more_rarely() -> None:
+    """Many who wait for the same commits look at every one of them; what each can show must not depend on that."""
+    mutex = KMutex(0)
+    tickets = []
+    while ticket := _board.enter(mutex, _board.WAIT_VALUE, 0):
+        tickets.append(ticket)
+    try:
+        wait = _board.Wait(_board.WAIT_VALUE)
+        wait_until(lambda: wait.waited > 0.5, "it waits")
+        wait.show((mutex,))
+        assert wait.ticket() == 0
+        _board.leave(tickets.pop())
+        wait.show((mutex,))
+        assert wait.ticket() == 0 or wait.waited >= 1  # unless this was kept from running
+        wait_until(lambda: wait.show((mutex,)) or wait.ticket(), "there is room")
+        assert wait.waited >= 1
+        wait.end()
+    finally:
+        for ticket in tickets:
+            _board.leave(ticket)
+    assert not mutex.waiters()

@@ -156,6 +156,7 @@ cdef class Wait:
     cdef uint32_t kind
     cdef uint64_t owner
     cdef int64_t since
+    cdef int64_t again
     cdef bint over
     cdef list tickets
 
@@ -171,17 +172,25 @@ cdef class Wait:
         return (wdkm_now() - self.since) / 1e9
 
     def show(self, mutexes not None):
-        """Write a record for each of the mutexes, or see to it that those which were written are still there."""
+        """Write a record for each of the mutexes, or see to it that those which were written are still there.
+
+        Where there is no room it is tried again once the wait has lasted twice as long: looking for room is not for nothing.
+        """
         cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
+        cdef int64_t now = wdkm_now()
         cdef Py_ssize_t at
         cdef uint64_t ticket
         if self.over or self.owner >> 32 != pid:  # it ended meanwhile; or this is a forked child
+            return
+        if now < self.again:
             return
         for at in range(len(mutexes)):
             ticket = self.tickets[at] if at < len(self.tickets) else 0
             if ticket != 0 and is_noted(ticket):
                 continue
             ticket = self.note(mutexes[at], <uint32_t>len(mutexes))
+            if ticket == 0:
+                self.again = 2 * now - self.since
             if at < len(self.tickets):
                 self.tickets[at] = ticket
             else:

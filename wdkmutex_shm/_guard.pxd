@@ -21,6 +21,8 @@ cdef enum:  # flags of a guard
     NUMBER = 128    # T is an int and `number` is it; always with SET
     WRITING = 256   # a commit is under way: it stays held, and no other commit begins
     UNDONE = 512    # with WRITING: rolled back meanwhile
+    IN_WRITING = 2048   # an inner lock of a signal handler in a commit: its rollback leaves alone what is being written
+    DROPPED = 4096  # with WRITING: the last guard of the hold was dropped meanwhile, and the lock goes after the commit
     FAILED = 1024   # an exception left its `with` in another thread: dropping it rolls back
 
 
@@ -54,6 +56,7 @@ cdef class Guard:
     cdef int let_task_go(self) except -1
     cdef bint leave_elsewhere(self, bint commit, wdkm_thread *me) except -1
     cdef bint fail_elsewhere(self, wdkm_thread *me) except -1
+    cdef int finish_dropped(self) except -1
     cdef bint has_lost_task(self, wdkm_thread *me) except -1
 
 

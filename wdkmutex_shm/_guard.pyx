@@ -121,6 +121,8 @@ cdef Guard inner_guard(Guard root):
     guard.task = root.task
     guard.tid = root.tid
     guard.before = root.held
+    if root.flags & WRITING:
+        flags |= IN_WRITING
     if root.flags & SET:
         flags |= INNER_SET
     if root.flags & LOADED:
@@ -321,6 +323,8 @@ cdef class Guard:
     def _let_go(self):
         """Release the lock for a while; for the only guard of a hold, whose T is committed. See :meth:`_adopt`."""
         self.must_hold("wait_for")
+        while self.flags & SET:  # by a signal handler, since the commit
+            self.write(self)
         self.must_be_only()
         self.flags = 0
         self.depth = 0
@@ -357,7 +361,8 @@ cdef class Guard:
 
     cdef int undo(self) except -1:
         cdef Guard top = self if self.root is None else self.root
-        if top.flags & WRITING:  # by a signal handler: not to be taken for set again if the commit fails
+        if top.flags & WRITING and not self.flags & IN_WRITING:
+            # By a signal handler: not to be taken for set again if the commit fails.
             top.flags |= UNDONE
         top.flags &= ~(LOADED | SET | NUMBER)
         if self.root is None:
@@ -388,12 +393,13 @@ cdef class Guard:
         # What a signal handler sets while this writes is not part of it, and stays to be committed.
         top.flags = top.flags & ~(SET | NUMBER) | WRITING
         try:
-            keep = codec.encode_into(top.held, &encoded)
+            value = top.held  # that, though a handler sets or rolls back meanwhile
+            keep = codec.encode_into(value, &encoded)
             if not was & SET:
                 if current_equals(self.handle.segment_, self.handle.index, &encoded):
                     return 0
                 if codec.frozen:
-                    codec.check(top.held)
+                    codec.check(value)
             if thread_state().serial != top.thread & ~WDKM_OF_TASK:
                 not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
             publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
@@ -403,6 +409,8 @@ cdef class Guard:
             raise
         finally:
             top.flags &= ~(WRITING | UNDONE)
+            if top.flags & DROPPED:
+                top.finish_dropped()
         return 0
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
@@ -449,6 +457,11 @@ cdef class Guard:
                 if me.serial == top.thread & ~WDKM_OF_TASK:  # else a signal handler forked while this wrote, and the parent holds the lock
                     self.let_go(top, me)
         return 0
+
+    cdef int finish_dropped(self) except -1:
+        """Release the lock of an outermost guard after a commit in which its last inner guard was dropped."""
+        self.flags = self.flags & ~DROPPED | HELD
+        return self.finish(True)
 
     cdef bint fail_elsewhere(self, wdkm_thread *me) except -1:
         """An exception leaves the `with` in another task or thread than its own. Tells whether nobody needs to know."""
@@ -592,6 +605,11 @@ cdef class Guard:
         cdef wdkm_local *local
         if self.flags & HELD:
             if self.thread & ~WDKM_OF_TASK == thread_state().serial:
+                if self.root is not None and self.root.flags & WRITING and self.root.depth == 1:
+                    # By a signal handler, which has released the outermost: an error here would be told to nobody.
+                    self.flags &= ~HELD
+                    self.root.flags |= DROPPED
+                    return
                 self.finish(not self.handle.segment_.closed and not self.flags & FAILED)
             elif not before_fork(self.thread):
                 self.leave_behind()

@@ -16,8 +16,9 @@ from posix.unistd cimport close
 from ._handle cimport Handle
 from ._payload cimport not_in_child
 from ._segment cimport Segment, lock_memory
-from ._slot cimport (WDKM_JOURNAL_MAGIC, WDKM_LAYOUT, WDKM_NOTE, WDKM_NOTE_COMMIT, WDKM_NOTE_PID, wdkm_journal, wdkm_load64,
-                     wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_store64, wdkm_word_abandoned)
+from ._slot cimport (WDKM_JOURNAL_MAGIC, WDKM_LAYOUT, WDKM_NOTE, WDKM_NOTE_COMMIT, WDKM_NOTE_PID, WDKM_UNSETTLED,
+                     wdkm_journal, wdkm_load32, wdkm_load64, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_store64,
+                     wdkm_word_abandoned)
 from ._thread cimport fork_count, thread_state
 from . import journal as journals
 
@@ -112,8 +113,11 @@ cdef void decide(wdkm_slot **slots, const uint64_t *commits, Py_ssize_t count) n
 
 
 def left_by_the_dead(Handle handle not None):
-    """Whether the last holder was killed while it published this mutex with others: the next holder settles that."""
-    return bool(wdkm_load64(&handle.slot.pending) & WDKM_NOTE) and wdkm_word_abandoned(wdkm_lock_word(handle.slot))
+    """Whether a holder was killed while it published this mutex with others, and nobody has settled that: the next holder
+    does. Once somebody tried to in vain the lock looks like any other, and WDKM_UNSETTLED tells."""
+    cdef wdkm_slot *slot = handle.slot
+    return bool(wdkm_load64(&slot.pending) & WDKM_NOTE) and bool(
+        wdkm_word_abandoned(wdkm_lock_word(slot)) or wdkm_load32(&slot.starving) & WDKM_UNSETTLED)
 
 
 cdef int settle_note(Segment segment, wdkm_slot *slot) except -1:

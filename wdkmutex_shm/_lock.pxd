@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ._segment cimport Segment
-from ._slot cimport EBUSY, pthread_mutex_trylock, wdkm_slot, wdkm_thread
+from ._slot cimport EBUSY, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_slot, wdkm_thread, wdkm_unlock
 
 cdef enum:
     # What acquire() returns: the lock was had, and its last owner died holding it.
@@ -18,9 +18,15 @@ cdef enum:
 
 # One attempt without waiting. 0, EBUSY, EDEADLK (this thread has it), EOWNERDEAD. A starving waiter goes first.
 cdef inline int attempt(wdkm_slot *slot) noexcept nogil:
+    cdef int code
     if slot.starving != 0:
         return EBUSY
-    return pthread_mutex_trylock(&slot.mutex)
+    code = pthread_mutex_trylock(&slot.mutex)
+    if code == 0 and slot.starving & WDKM_UNSETTLED:
+        # Between the two somebody took it from a dead owner, and let go of it without having settled its note.
+        wdkm_unlock(slot)
+        return EBUSY
+    return code
 
 
 # Everything after an attempt that did not return 0, and the check of the generation after one that did.

@@ -34,8 +34,8 @@ from ._lock cimport ABANDONED, EXPIRED, LIVE, nanoseconds, raise_of_task, raise_
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
 from ._segment cimport slot_name
-from ._slot cimport (EBUSY, WDKM_OF_TASK, pthread_mutex_trylock, wdkm_acquired, wdkm_load32, wdkm_load64, wdkm_local,
-                     wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
+from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_load32, wdkm_load64,
+                     wdkm_local, wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
 from ._thread cimport before_fork, running_task, thread_state
 from .errors import AlreadyOwned
 
@@ -102,7 +102,8 @@ cdef Guard attempt_for(Handle handle, object task, bint first):
     if first or slot.starving == 0:
         code = pthread_mutex_trylock(&slot.mutex)
     # Who passes those that starve by takes a lock whose `starving` may say more than that: what it says is settled below.
-    if code == 0 and not first and wdkm_load64(&slot.generation) == handle.generation_:
+    if code == 0 and not first and not slot.starving & WDKM_UNSETTLED and (
+            wdkm_load64(&slot.generation) == handle.generation_):
         wdkm_acquired(slot, me.owner)
         return task_guard(handle, me, False, task)
     if code != 0:

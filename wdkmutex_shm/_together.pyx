@@ -15,7 +15,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._codec cimport Codec, Encoded, wdkm_encode_int
-from ._guard cimport HELD, LOADED, NUMBER, SET, UNDONE, WRITING, Guard, raise_writing
+from ._guard cimport DROPPED, HELD, LOADED, NUMBER, SET, UNDONE, WRITING, Guard, raise_writing
 from ._handle cimport Handle
 from ._journal cimport decide, has_journal, journal_for
 from ._payload cimport current_equals, not_in_child, prepare, published, remove_pending
@@ -108,6 +108,9 @@ cdef int publish_all(PyObject **tops, Py_ssize_t count) except -1:
             if not done and not top.flags & (SET | UNDONE):
                 top.flags |= was[at] & (SET | NUMBER)
             top.flags &= ~(WRITING | UNDONE)
+        for at in range(begun):
+            if (<Guard>tops[at]).flags & DROPPED:
+                (<Guard>tops[at]).finish_dropped()
     for at in range(count):
         top = <Guard>tops[at]
         if dirty[at]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -38,6 +39,9 @@ _SHOWN_AFTER = 0.05
 _LINGER = 1.0
 """Seconds that a thread for whom nobody waits stays, for the next who does."""
 
+_GIVEN_UP = 3 * LONGEST_SLEEP
+"""Seconds after which a task that sleeps has woken by itself, if its loop runs."""
+
 # Held for a few operations on a dict, never while anything is waited for. A finalizer may come back into it.
 _lock = threading.RLock()
 _posts: dict[Any, _Post] = {}
@@ -47,13 +51,13 @@ class _Post(threading.Thread):
     """Sleeps for the tasks of this process that wait for a commit of one mutex.
 
     Attributes:
-        known: the tasks that sleep, and the commit word that each of them knows.
+        known: the tasks that sleep, the commit word that each of them knows, and when it went to sleep.
         wanted: set when somebody waits.
     """
 
     def __init__(self, mutex: Mutex[Any]) -> None:
         super().__init__(name="wdkmutex-values", daemon=True)
-        self.known: dict[loops.Waiter, int] = {}
+        self.known: dict[loops.Waiter, tuple[int, float]] = {}
         self.wanted = threading.Event()
         self._mutex = mutex
 
@@ -87,8 +91,11 @@ class _Post(threading.Thread):
         return True
 
     def _wake(self, commit: int | None) -> None:
+        # Who did not wake by itself has a loop that does not run. If it ever does again, it looks; if not, nothing of
+        # the task is to be kept for it, nor this thread.
+        late = time.monotonic() - _GIVEN_UP
         with _lock:
-            stale = [waiter for waiter, known in self.known.items() if known != commit]
+            stale = [waiter for waiter, (known, since) in self.known.items() if known != commit or since < late]
             for waiter in stale:
                 del self.known[waiter]
         for waiter in stale:
@@ -113,7 +120,7 @@ def _enlist(mutex: Mutex[Any], waiter: loops.Waiter, known: int) -> None:
             post = _Post(mutex)
             post.start()
             _posts[mutex] = post
-        post.known[waiter] = known
+        post.known[waiter] = known, time.monotonic()
         post.wanted.set()
 
 

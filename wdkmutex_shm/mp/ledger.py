@@ -12,12 +12,16 @@ a process that dies between taking an item and striking it off, and one that die
 
 from __future__ import annotations
 
+import contextlib
 import time
+import weakref
+from multiprocessing import util
 from typing import Any
 
 from .. import KMutex, _watch
 from .._section import CriticalSection
 from .._swap import exchange_if
+from ..errors import DriverMutexError
 from .cells import SLICE, Attempt, Cell, Line, State, deadline_of, left, must_not_block, wait_for_change
 from .channel import End
 from .parties import is_dead, me
@@ -27,6 +31,7 @@ __all__ = ["Counter", "Ledger", "open_books"]
 _EARLY, _GONE, _WHEN, _FIRST = range(4)
 _PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
 _WIDTH = 5
+_AFTER_FEEDERS = -10  # as an exit priority: when the threads of multiprocessing's queues have ended
 _SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
 
 
@@ -71,12 +76,22 @@ def _bury(state: State) -> None:
                 del state[at : at + _WIDTH]
 
 
+def _leave(ledger: weakref.ref[Ledger], party: int) -> None:
+    found = ledger()
+    if found is not None:
+        with contextlib.suppress(DriverMutexError):  # the queue is gone
+            found.leave(party)
+
+
 class Ledger:
     """The books of one queue.
 
     Args:
         most: how many items it takes, 0 for any number. reader: the reading end of its channel.
         joinable: whether items are followed until they are done.
+
+    Attributes:
+        taking: one for each call in this process that takes an item, or ended without having noted what it took.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class Ledger:
         self.most = most
         self.joinable = joinable
         self._reader = reader
+        self.taking: list[None] = []
         self._taker = 0  # the process that this object noted as one that takes items
 
     def reserve(self, block: bool, timeout: float | None) -> bool:
@@ -148,6 +164,22 @@ class Ledger:
 
         self.cell.change(note)
         self._taker = party
+        util.Finalize(None, _leave, (weakref.ref(self), party), exitpriority=_AFTER_FEEDERS)
+
+    def leave(self, party: int) -> None:
+        """Note that this process, which ends, takes items no more: it has none in its hands that nobody knows of."""
+        self._taker = 0  # a thread that goes on, and takes one, notes that anew
+        if self.taking:
+            return
+
+        def note(state: State) -> bool | None:
+            at = _entry(state, party)
+            if at is None or not state[at + _TAKES]:
+                return None
+            _add(state, party, _TAKES, -1)
+            return True
+
+        self.cell.change(note)
 
     def taken(self, party: int, noted: list[bool]) -> None:
         """This process took an item that ``party`` had put. ``noted`` is not empty once that is written down."""
@@ -280,6 +312,7 @@ class Counter:
     most = 0
 
     def __init__(self, cell: KMutex[int] | None) -> None:
+        self.taking: list[None] = []
         self.cell: KMutex[int] = KMutex(0) if cell is None else cell
 
     def _add(self, number: int) -> None:

@@ -160,9 +160,12 @@ class Queue(queues.Queue):
             raise ValueError(f"Queue {self!r} is closed")
         if block:
             must_not_block("get")
+        taking = self._ledger.taking
+        taking.append(None)
         self._ledger.will_take()
         raw, noted = self._take(block, timeout)
         if raw is None:
+            taking.pop()
             raise Empty
         if not noted:
             try:
@@ -170,6 +173,7 @@ class Queue(queues.Queue):
             except BaseException:
                 self._kept.append((raw, noted))
                 raise
+        taking.pop()
         return ForkingPickler.loads(memoryview(raw)[_PUTTER.size :])
 
     def empty(self) -> bool:
