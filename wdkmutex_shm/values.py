@@ -21,7 +21,7 @@ from ._journal import left_by_the_dead
 from ._planted import planted
 from ._thread import must_allow
 from ._watch import ON_COMMIT, commits, sleep, watch
-from .errors import AlreadyOwned, LockTimeout, MutexDestroyed
+from .errors import AlreadyOwned, DeadlockError, LockTimeout, MutexDestroyed
 
 if TYPE_CHECKING:
     from ._guard import Guard
@@ -188,11 +188,14 @@ def wait_in_guard(guard: Guard[T], predicate: Callable[[T], object], timeout: fl
     except BaseException:
         # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up. Where
         # it closed a circle, another thread in it is told as well, or the lock would never be had.
-        _board.taking_back(True)
-        try:
-            guard._adopt(mutex.lock())
-        finally:
-            _board.taking_back(False)
+        while guard.released:
+            _board.taking_back(True)
+            try:
+                guard._adopt(mutex.lock())
+            except DeadlockError:  # of a wait of a signal handler's, or because such a wait had the note above
+                continue
+            finally:
+                _board.taking_back(False)
         raise
     guard._adopt(again)
 
