@@ -74,7 +74,8 @@ FORMS = {"lock": "lock", "lock_all": "lock", "lock_any": "any", "lock_async": "t
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("form", FORMS)
 def test_who_waits_is_seen_until_the_end(cls: Any, form: str, end: int) -> None:
-    mutexes = [cls(0), cls(0)]
+    # In the order in which lock_all takes them.
+    mutexes = sorted([cls(0), cls(0)], key=lambda mutex: (mutex.segment, mutex.slot_index))
     with contextlib.ExitStack() as stack:
         if form not in VALUES:
             for mutex in mutexes:
