@@ -259,7 +259,7 @@ def test_a_predicate_that_never_holds_with_the_lock(cls: Any, backend: str) -> N
             await mutex.lock_when_async(predicate, 0.3)
 
     run(backend, main)
-    assert calls < 20
+    assert calls < 100  # some 14; without a pause thousands
     assert nothing_left(mutex)
 
 
