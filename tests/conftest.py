@@ -19,9 +19,10 @@ import pytest
 from commands import Command
 from kinds import KINDS, make
 from lost import Lost
+from peers import METHODS
 from support import daemon_pid, remove_instance, wait_until
 
-from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, _board, current_irql, session, shm, sweep
+from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, _board, current_irql, mp, session, shm, sweep
 from wdkmutex_shm._thread import set_raised_level
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
@@ -143,6 +144,18 @@ def serves(grt: str) -> Iterator[str]:
 def cls(request: pytest.FixtureRequest) -> Any:
     """The kinds of mutex that have a T."""
     return request.param
+
+
+@pytest.fixture(params=METHODS)
+def context(request: pytest.FixtureRequest) -> Any:
+    """A crash-proof context of each start method."""
+    return mp.get_context(request.param)
+
+
+@pytest.fixture
+def fork() -> Any:
+    """A crash-proof context whose processes are forked."""
+    return mp.get_context("fork")
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -6,24 +6,13 @@ import signal
 from typing import Any
 
 import pytest
-from peers import METHODS, Alarm, Peer, asleep
+from peers import Alarm, Peer, asleep
 from procs import Line, wait_until
 
-from wdkmutex_shm import mp
 from wdkmutex_shm.mp import locks
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def _wait_condition(line: Line, condition: Any, timeout: float | None = None) -> None:

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep
+from peers import Peer, asleep
 from procs import Line, wait_until
 from support import DEADLINE
 
@@ -15,16 +15,6 @@ from wdkmutex_shm import mp
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def _wait_event(line: Line, event: Any) -> None:

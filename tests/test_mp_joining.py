@@ -9,27 +9,16 @@ from queue import Empty
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep, join, reserve, take_raw
+from peers import Peer, asleep, join, reserve, take_raw
 from procs import Line, in_child, in_thread, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import mp
 from wdkmutex_shm.mp.ledger import _FIRST, _SENT
 from wdkmutex_shm.mp.parties import me
 from wdkmutex_shm.mp.queues import _PUTTER
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def _take_and_stay(line: Line, items: Any) -> None:

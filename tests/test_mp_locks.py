@@ -10,26 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep, wait_for
+from peers import Peer, asleep, wait_for
 from procs import Line, in_child, in_thread, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import DeadlockError, IrqlTooHigh, mp
+from wdkmutex_shm import DeadlockError, IrqlTooHigh
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 KINDS = ("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def _hog(line: Line, lock: Any) -> None:

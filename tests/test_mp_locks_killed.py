@@ -6,11 +6,10 @@ import os
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep, hold, wait_for
+from peers import Peer, asleep, hold, wait_for
 from procs import Line, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import mp
 from wdkmutex_shm.mp import locks
 from wdkmutex_shm.mp.parties import me
 
@@ -18,16 +17,6 @@ from wdkmutex_shm.mp.parties import me
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 KINDS = ("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 @pytest.mark.parametrize("kind", KINDS)

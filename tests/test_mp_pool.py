@@ -16,24 +16,13 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 import pytest
-from peers import METHODS
 from procs import state_of, wait_until
 from support import DEADLINE, kill
 
-from wdkmutex_shm import WorkerDied, mp
+from wdkmutex_shm import WorkerDied
 
 # Replacing a worker forks a process that has threads, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def square(n: int) -> int:

@@ -11,11 +11,11 @@ import threading
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep, get_all, put_all
+from peers import Peer, asleep, get_all, put_all
 from procs import Child, Line, in_child, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import IrqlTooHigh, mp
+from wdkmutex_shm import IrqlTooHigh
 from wdkmutex_shm.mp.ledger import _FIRST, _WIDTH
 
 # Children are forked while other threads run, in multiprocessing as here.
@@ -23,16 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 SIZES = (0, 10, 3_000, 140_000, 1_000_000)
 KINDS = ("Queue", "JoinableQueue", "SimpleQueue")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 @pytest.mark.parametrize("kind", KINDS)

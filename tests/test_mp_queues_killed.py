@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer, asleep, get_all, reserve, take_raw
+from peers import Peer, asleep, get_all, reserve, take_raw
 from procs import Line, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm import mp
 from wdkmutex_shm.mp import ledger
 from wdkmutex_shm.mp.ledger import _FIRST, _SENT
 from wdkmutex_shm.mp.parties import me
@@ -28,16 +27,6 @@ from wdkmutex_shm.mp.queues import _PUTTER
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 KINDS = ("Queue", "JoinableQueue", "SimpleQueue")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 @pytest.mark.parametrize("kind", KINDS)

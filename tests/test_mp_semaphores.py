@@ -6,24 +6,12 @@ import sys
 from typing import Any
 
 import pytest
-from peers import METHODS, Peer
+from peers import Peer
 from procs import Line
 from support import DEADLINE
 
-from wdkmutex_shm import mp
-
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture(params=METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    return mp.get_context(request.param)
-
-
-@pytest.fixture
-def fork() -> Any:
-    return mp.get_context("fork")
 
 
 def _take(line: Line, semaphore: Any, count: int) -> None:
