@@ -19,13 +19,14 @@ import pytest
 from commands import Command
 from kinds import KINDS, make
 from lost import Lost
-from peers import METHODS
+from peers import METHODS, Clock
 from support import daemon_pid, remove_instance, wait_until
 
 from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, _board, current_irql, mp, session, shm, sweep
 from wdkmutex_shm._thread import set_raised_level
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
+from wdkmutex_shm.mp import ledger
 from wdkmutex_shm.names import user_prefix
 from wdkmutex_shm.pool import Pool
 
@@ -156,6 +157,14 @@ def context(request: pytest.FixtureRequest) -> Any:
 def fork() -> Any:
     """A crash-proof context whose processes are forked."""
     return mp.get_context("fork")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """In the place of the clock of the queues' books; it stands still until it is set."""
+    fake = Clock(ledger._now())
+    monkeypatch.setattr(ledger, "_now", fake)
+    return fake
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -15,6 +15,16 @@ class Alarm(Exception):
     """Raised by a signal handler."""
 
 
+class Clock:
+    """The clock of a queue's books, in this process: milliseconds that pass when a test says so."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
 class Peer(Child):
     """A child of a crash-proof context, killed when its ``with`` is left."""
 

@@ -9,7 +9,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
-from peers import Peer, asleep, join, reserve, take_raw
+from peers import Clock, Peer, asleep, join, reserve, take_raw
 from procs import Line, in_child, in_thread, wait_until
 from support import DEADLINE
 
@@ -152,6 +152,64 @@ def test_what_a_dead_process_had_sent_without_noting_it_is_waited_for_before_it_
         assert joiner.silent(0.2)
         items.task_done()
         assert joiner.hear() == "joined"
+
+
+def _note(items: Any, raw: bytes) -> None:
+    noted: list[bool] = []
+    items._ledger.taken(_PUTTER.unpack_from(raw)[0], noted)
+    assert noted
+
+
+def _joins(items: Any) -> bool:
+    items._ledger.mend()
+    joined: bool = items._ledger.wait_until_done(0)
+    return joined
+
+
+def test_what_is_being_taken_is_waited_for_though_its_sender_died_without_noting_it(fork: Any, clock: Clock) -> None:
+    items = fork.JoinableQueue()
+    with Peer(fork, _send_without_noting, items) as producer:
+        producer.hear()
+        producer.kill()
+    assert not _joins(items)
+    clock.now += 10_000
+    assert not _joins(items)
+    raw = items._reader.take(True)
+    assert not _joins(items)  # the channel is empty, and nobody counts what is being taken
+    clock.now += 49
+    assert not _joins(items)
+    _note(items, raw)
+    clock.now += 50
+    assert not _joins(items)
+    items.task_done()
+    clock.now += 50
+    assert _joins(items)
+
+
+def test_what_is_being_taken_is_waited_for_though_another_taker_died(fork: Any, clock: Clock) -> None:
+    items = fork.JoinableQueue()
+    items.put("item")
+    wait_until(lambda: items._ledger.cell.peek()[_FIRST + _SENT] == 1, "it is sent, and noted")
+    with Peer(fork, _will_take_one, items) as other:
+        other.hear()
+        other.kill()
+    assert not _joins(items)
+    clock.now += 10_000
+    raw = items._reader.take(True)
+    assert not _joins(items)
+    clock.now += 49
+    assert not _joins(items)
+    _note(items, raw)
+    items.task_done()
+    assert not _joins(items)  # the dead one may have had an item in its hands, for all that is known
+    clock.now += 50
+    assert _joins(items)
+
+
+def _will_take_one(line: Line, items: Any) -> None:
+    items._ledger.will_take()
+    line.say("will")
+    line.hear(3600)
 
 
 def test_a_slow_process_takes_what_was_given_up_for_lost(fork: Any) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import Peer, asleep, get_all, reserve, take_raw
+from peers import Clock, Peer, asleep, get_all, reserve, take_raw
 from procs import Line, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm.mp import ledger
 from wdkmutex_shm.mp.ledger import _FIRST, _SENT
 from wdkmutex_shm.mp.parties import me
 from wdkmutex_shm.mp.queues import _PUTTER
@@ -171,7 +170,7 @@ def _send_and_die(line: Line, items: Any) -> None:
     line.hear(3600)
 
 
-def test_one_of_several_places_in_a_killed_readers_hands_is_free_again(fork: Any, monkeypatch: Any) -> None:
+def test_one_of_several_places_in_a_killed_readers_hands_is_free_again(fork: Any, clock: Clock) -> None:
     items = fork.Queue(2)
     items.put("lost")
     with Peer(fork, take_raw, items) as reader:
@@ -184,8 +183,7 @@ def test_one_of_several_places_in_a_killed_readers_hands_is_free_again(fork: Any
     items.put("b")
     assert items.full()
     assert items.get(timeout=DEADLINE) == "b"
-    now = ledger._now()
-    monkeypatch.setattr(ledger, "_now", lambda: now + 50)
+    clock.now += 50
     for item in ("c", "d"):
         items.put_nowait(item)
     with pytest.raises(queue.Full):

@@ -1,12 +1,14 @@
 """How many items of a queue are where, so that none of them is counted for ever after a process died with it.
 
-The state: [tasks done early, whether a process that takes items has died, when a number was changed last, then five
-numbers for each process: the process, items that it put and that still wait in it ("reserved"), items of it that lie in
-the channel ("sent"), items that it took and has not finished ("in hand"), whether it takes items...].
+The state: [tasks done early, what the dead may have left unnoted, since when nothing moved, then five numbers for each
+process: the process, items that it put and that still wait in it ("reserved"), items of it that lie in the channel
+("sent"), items that it took and has not finished ("in hand"), whether it takes items...].
 
 An item is counted with the process that put it, until somebody takes it. So what a dead process had reserved is struck
-off at once. Two short windows remain, and are closed by looking into the channel, see :meth:`Ledger.mend`:
-a process that dies between taking an item and striking it off, and one that dies between sending it and noting that.
+off at once. Two short windows remain: a process that dies between taking an item and noting that (the item is counted,
+and lies nowhere), and one that dies between sending it and noting that (it lies there, and is not counted). After such
+a death the books are in doubt until the channel was seen empty, and 0.05 s later again, with nothing noted in between:
+then who lives has noted what it took, see :meth:`Ledger.mend`.
 "sent" may be below zero for an instant: the taker may be faster than the sender with its note.
 """
 
@@ -28,9 +30,10 @@ from .parties import is_dead, me
 
 __all__ = ["Counter", "Ledger", "open_books"]
 
-_EARLY, _GONE, _WHEN, _FIRST = range(4)
+_EARLY, _DOUBT, _STILL, _FIRST = range(4)
 _PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
 _WIDTH = 5
+_TAKER_DIED, _SENDER_DIED = 1, 2  # bits of the doubt
 _AFTER_FEEDERS = -10  # as an exit priority: when the threads of multiprocessing's queues have ended
 _SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
 
@@ -49,7 +52,7 @@ def _entry(state: State, party: int) -> int | None:
 
 def _add(state: State, party: int, column: int, number: int) -> None:
     """Change a number of a process; strike off a process all of whose numbers are zero."""
-    state[_WHEN] = _now()
+    state[_STILL] = 0
     at = _entry(state, party)
     if at is None:
         if number < 0:
@@ -69,7 +72,11 @@ def _bury(state: State) -> None:
     """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
     for at in reversed(range(_FIRST, len(state), _WIDTH)):
         if is_dead(state[at]):
-            state[_GONE] |= state[at + _TAKES]
+            if state[at + _TAKES]:
+                state[_DOUBT] |= _TAKER_DIED
+            if state[at + _RESERVED]:
+                state[_DOUBT] |= _SENDER_DIED
+            state[_STILL] = 0
             state[at + _RESERVED] = state[at + _IN_HAND] = state[at + _TAKES] = 0
             state[at + _SENT] = max(0, state[at + _SENT])  # below zero: taken, and still among what was reserved
             if not state[at + _SENT]:
@@ -97,7 +104,7 @@ class Ledger:
     def __init__(
         self, mutex: KMutex[bytes] | None, line: CriticalSection | None, most: int, reader: End, joinable: bool
     ):
-        self.cell = Cell("ibq", "qiiib", [0, 0, _now()] if mutex is None else mutex)
+        self.cell = Cell("ibq", "qiiib", [0, 0, 0] if mutex is None else mutex)
         self.line = Line(line)
         self.most = most
         self.joinable = joinable
@@ -121,7 +128,7 @@ class Ledger:
         return self.cell.change(self._reserve)
 
     def _reserve(self, state: State) -> bool | None:
-        self._strike_lost(state)
+        self._settle(state)
         if self.most and _sum(state, _RESERVED, _SENT) >= self.most:
             return None
         _add(state, me(), _RESERVED, 1)
@@ -190,6 +197,7 @@ class Ledger:
                 _add(state, party, _SENT, -1)
             if self.joinable:
                 _add(state, me(), _IN_HAND, 1)
+            self._settle(state)
             return True
 
         self.cell.change(note, noted)
@@ -229,15 +237,20 @@ class Ledger:
         return True
 
     def _all_done(self) -> bool | None:
-        # What a dead process had sent without noting it is counted by nobody until it is taken, but it lies there.
-        return True if self._open(self.cell.peek()) <= 0 and self._is_channel_empty(closed=True) else None
+        state = self.cell.peek()
+        if self._open(state) > 0:
+            return None
+        empty = self._is_channel_empty()
+        if empty is None:
+            return True  # this process cannot look, and must not wait for ever for one that can
+        return True if empty and not state[_DOUBT] else None
 
-    def _is_channel_empty(self, closed: bool) -> bool:
-        """Whether nothing lies in the channel; ``closed`` where this process has closed it."""
+    def _is_channel_empty(self) -> bool | None:
+        """Whether nothing lies in the channel; None where this process has closed it."""
         try:
             return self._reader.size() == 0
         except OSError:
-            return closed
+            return None
 
     def count(self) -> int:
         """How many items were put and not taken."""
@@ -262,24 +275,34 @@ class Ledger:
         state = self.cell.peek()
         before = list(state)
         _bury(state)
-        self._strike_lost(state)
+        self._settle(state)
         if state != before:
             self.cell.commit_if(commit, state)
 
-    def _strike_lost(self, state: State) -> None:
-        """Strike off what a taker that died had in its hands.
+    def _settle(self, state: State) -> None:
+        """Resolve the doubt that a death left, once who lives has had the time to note what it took.
 
-        That is an item which lies in no channel, and which nobody has noted for a while, if one that takes items has
-        died. Else a living one has it, that is stopped perhaps, and will note it.
+        A taker that died may have had an item in its hands: it is counted, lies nowhere, and nobody notes it. It is
+        struck off. What a sender that died had not noted has been taken, and is counted with the taker. Who was stopped
+        for all the time has an item that is struck off, too.
         """
-        if not state[_GONE] or _now() - state[_WHEN] < _SETTLED or not self._is_channel_empty(closed=False):
+        if not state[_DOUBT]:
             return
-        for at in reversed(range(_FIRST, len(state), _WIDTH)):
-            state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
-            if not any(state[at + 1 : at + _WIDTH]):
-                del state[at : at + _WIDTH]
-        if not _sum(state, _RESERVED):  # else one of these may have been taken by the dead, too
-            state[_GONE] = 0
+        if not self._is_channel_empty():
+            state[_STILL] = 0
+            return
+        now = _now()
+        if not state[_STILL]:
+            state[_STILL] = now
+        if now - state[_STILL] < _SETTLED:
+            return
+        if state[_DOUBT] & _TAKER_DIED:
+            for at in reversed(range(_FIRST, len(state), _WIDTH)):
+                state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
+                if not any(state[at + 1 : at + _WIDTH]):
+                    del state[at : at + _WIDTH]
+        # What is reserved may have been sent without a note, and the dead one may have taken that, too.
+        state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED) else 0
 
     def shared(self) -> tuple[Any, ...]:
         """What another process needs to open the same books, beside the channel."""
