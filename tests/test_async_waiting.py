@@ -79,22 +79,23 @@ def test_a_holder_that_is_killed(backend: str, kind: str) -> None:
     assert nothing_left(mutex)
 
 
+async def _wait_in_vain(mutex: Any, told: list[MutexDestroyed]) -> None:
+    with pytest.raises(MutexDestroyed) as caught:
+        async with mutex.lock_async():
+            pass
+    told.append(caught.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_mutex_destroyed_under_those_who_wait(backend: str, kind: str) -> None:
     mutex = make(kind)
     told: list[MutexDestroyed] = []
 
-    async def wait() -> None:
-        with pytest.raises(MutexDestroyed) as caught:
-            async with mutex.lock_async():
-                pass
-        told.append(caught.value)
-
     async def main() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(5):
-                group.start_soon(wait)
+                group.start_soon(_wait_in_vain, mutex, told)
             await until(lambda: in_line(mutex) == 5)
             assert mutex._vacate()
 
@@ -110,16 +111,10 @@ def test_a_mutex_destroyed_while_a_task_of_the_loop_holds_it(backend: str, kind:
     mutex = make(kind)
     told: list[MutexDestroyed] = []
 
-    async def wait() -> None:
-        with pytest.raises(MutexDestroyed) as caught:
-            async with mutex.lock_async():
-                pass
-        told.append(caught.value)
-
     async def main() -> None:
         async with anyio.create_task_group() as group, mutex.lock_async():
             for _ in range(3):
-                group.start_soon(wait)
+                group.start_soon(_wait_in_vain, mutex, told)
             await until(lambda: in_line(mutex) == 3)
             assert mutex._vacate()
             with anyio.fail_after(20):

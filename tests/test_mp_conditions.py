@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,35 +29,36 @@ def _listed(condition: Any, count: int) -> None:
     wait_until(lambda: condition._sleeping_count.get_value() == count, f"{count} wait")
 
 
-@pytest.mark.parametrize("inner", ["Lock", "RLock"])
-def test_a_killed_waiter_does_not_eat_a_notification(context: Any, inner: str) -> None:
-    condition = context.Condition(getattr(context, inner)())
+@contextlib.contextmanager
+def _two_waiting(context: Any, condition: Any) -> Iterator[tuple[Peer, Peer]]:
     with Peer(context, _wait_condition, condition) as first:
         first.hear()
         _listed(condition, 1)
         with Peer(context, _wait_condition, condition) as second:
             second.hear()
             _listed(condition, 2)
-            first.kill()
-            with condition:
-                condition.notify()
-            assert second.hear() is True
+            yield first, second
+
+
+@pytest.mark.parametrize("inner", ["Lock", "RLock"])
+def test_a_killed_waiter_does_not_eat_a_notification(context: Any, inner: str) -> None:
+    condition = context.Condition(getattr(context, inner)())
+    with _two_waiting(context, condition) as (first, second):
+        first.kill()
+        with condition:
+            condition.notify()
+        assert second.hear() is True
 
 
 def test_a_notification_is_handed_on_by_the_dead(fork: Any) -> None:
     condition = fork.Condition()
-    with Peer(fork, _wait_condition, condition) as first:
-        first.hear()
-        _listed(condition, 1)
-        with Peer(fork, _wait_condition, condition) as second:
-            second.hear()
-            _listed(condition, 2)
-            with condition:
-                condition.notify()
-                assert condition._wait_semaphore.get_value() == 1
-                first.kill()  # notified, but without the lock
-            assert second.hear() is True
-            wait_until(lambda: condition._sleeping_count.get_value() == 0)
+    with _two_waiting(fork, condition) as (first, second):
+        with condition:
+            condition.notify()
+            assert condition._wait_semaphore.get_value() == 1
+            first.kill()  # notified, but without the lock
+        assert second.hear() is True
+        wait_until(lambda: condition._sleeping_count.get_value() == 0)
 
 
 def test_a_notifier_is_killed(fork: Any) -> None:

@@ -157,21 +157,24 @@ def test_all_workers_are_killed_while_they_work(fork: Any, tmp_path: Any) -> Non
         assert pool.map(square, range(10)) == [n * n for n in range(10)]
 
 
+def lose_a_task(pool: Any) -> Any:
+    """Return the result of a task (square(5)) that one of the two workers took, and was killed before it began it."""
+    workers = pids(pool)
+    try:
+        stop(*workers)
+        result = pool.apply_async(square, (5,))
+        wait_until(lambda: pool._inqueue._reader.size() > 0, "the task is sent")
+        assert pool._inqueue._reader.take(True)  # in the place of the worker that dies now
+        kill(workers[0])
+    finally:
+        os.kill(workers[1], signal.SIGCONT)
+    return result
+
+
 def test_a_task_that_was_taken_but_not_begun_is_done_by_another(fork: Any) -> None:
     with fork.Pool(2) as pool:
         assert pool.map(square, range(10)) == [n * n for n in range(10)]
-        workers = pids(pool)
-        try:
-            for pid in workers:
-                os.kill(pid, signal.SIGSTOP)
-            wait_until(lambda: [state_of(pid) for pid in workers] == ["T", "T"], "they are stopped")
-            result = pool.apply_async(square, (5,))
-            wait_until(lambda: pool._inqueue._reader.size() > 0, "the task is sent")
-            assert pool._inqueue._reader.take(True)  # in the place of the worker that dies now
-            kill(workers[0])
-        finally:
-            os.kill(workers[1], signal.SIGCONT)
-        assert result.get(DEADLINE) == 25
+        assert lose_a_task(pool).get(DEADLINE) == 25
 
 
 def test_one_task_is_lost_while_another_only_seems_to_be(fork: Any) -> None:
@@ -357,17 +360,7 @@ def test_a_task_that_kills_who_unpickles_it_fails(fork: Any) -> None:
 
 def test_a_lost_task_is_found_while_others_come_and_go(fork: Any) -> None:
     with fork.Pool(2) as pool:
-        workers = pids(pool)
-        try:
-            for pid in workers:
-                os.kill(pid, signal.SIGSTOP)
-            wait_until(lambda: [state_of(pid) for pid in workers] == ["T", "T"], "they are stopped")
-            lost = pool.apply_async(square, (5,))
-            wait_until(lambda: pool._inqueue._reader.size() > 0, "the task is sent")
-            assert pool._inqueue._reader.take(True)  # in the place of the worker that dies now
-            kill(workers[0])
-        finally:
-            os.kill(workers[1], signal.SIGCONT)
+        lost = lose_a_task(pool)
         deadline, others = time.monotonic() + DEADLINE, []
         while not lost.ready():
             assert time.monotonic() < deadline
