@@ -71,7 +71,7 @@ def _sum(state: State, *columns: int) -> int:
 def _bury(state: State) -> None:
     """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
     for at in reversed(range(_FIRST, len(state), _WIDTH)):
-        if is_dead(state[at]):
+        if (state[at + _RESERVED] or state[at + _IN_HAND] or state[at + _TAKES]) and is_dead(state[at]):
             if state[at + _TAKES]:
                 state[_DOUBT] |= _TAKER_DIED
             if state[at + _RESERVED]:
