@@ -13,7 +13,7 @@ from procs import Worker, in_thread
 from support import DEADLINE, Fork
 
 from wdkmutex_shm import DeadlockError, MutexDestroyed, mp
-from wdkmutex_shm.mp import cells, event, ledger, locks
+from wdkmutex_shm.mp import cells, counter, event, locks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -222,8 +222,8 @@ def _add(state: Any, number: int) -> bool:
 
 
 def test_books_of_any_number_of_items(overtaken: Any) -> None:
-    books = ledger.Counter(None)
-    overtaken(ledger, lambda: books.reserve(True, None))  # somebody else puts an item at the same moment
+    books = counter.Counter(None)
+    overtaken(counter, lambda: books.reserve(True, None))  # somebody else puts an item at the same moment
     books.reserve(True, None)
     assert books.count() == 2
     books.release()

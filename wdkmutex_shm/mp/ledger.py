@@ -15,25 +15,26 @@ then who lives has noted what it took, see :meth:`Ledger.mend`.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import weakref
 from multiprocessing import util
 from typing import Any
 
-from .. import KMutex, _watch
+from .. import KMutex
 from .._section import CriticalSection
-from .._swap import exchange_if
 from ..errors import DriverMutexError
 from .cells import SLICE, Attempt, Cell, Line, State, deadline_of, left, must_not_block, wait_for_change
 from .channel import End
+from .counter import Counter
 from .parties import is_dead, me
 
-__all__ = ["Counter", "Ledger", "open_books"]
+__all__ = ["Ledger", "open_books"]
 
 _EARLY, _DOUBT, _STILL, _FIRST = range(4)
 _PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
 _WIDTH = 5
-_TAKER_DIED, _SENDER_DIED = 1, 2  # bits of the doubt
+_TAKER_DIED, _SENDER_DIED = 1, 2  # bits of the doubt; the first also where a living one lost what it took
 _AFTER_FEEDERS = -10  # as an exit priority: when the threads of multiprocessing's queues have ended
 _SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
 
@@ -68,19 +69,35 @@ def _sum(state: State, *columns: int) -> int:
     return sum(sum(state[_FIRST + column :: _WIDTH]) for column in columns)
 
 
-def _bury(state: State) -> None:
+def _dead(state: State) -> set[int]:
+    """Who died with something that is to be struck off: whose items lie in the channel stays, and changes nothing."""
+    entries = (state[at : at + _WIDTH] for at in range(_FIRST, len(state), _WIDTH))
+    return {
+        party
+        for party, reserved, sent, in_hand, takes in entries
+        if (reserved or sent < 0 or in_hand or takes) and is_dead(party)
+    }
+
+
+def _bury(state: State, dead: set[int]) -> None:
     """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
     for at in reversed(range(_FIRST, len(state), _WIDTH)):
-        if (state[at + _RESERVED] or state[at + _IN_HAND] or state[at + _TAKES]) and is_dead(state[at]):
+        if state[at] in dead:
             if state[at + _TAKES]:
                 state[_DOUBT] |= _TAKER_DIED
             if state[at + _RESERVED]:
                 state[_DOUBT] |= _SENDER_DIED
-            state[_STILL] = 0
+            state[_STILL] = 0  # what it took or sent last may be on its way
             state[at + _RESERVED] = state[at + _IN_HAND] = state[at + _TAKES] = 0
             state[at + _SENT] = max(0, state[at + _SENT])  # below zero: taken, and still among what was reserved
             if not state[at + _SENT]:
                 del state[at : at + _WIDTH]
+    _limit_early(state)
+
+
+def _limit_early(state: State) -> None:
+    """What was done early and is lost is not to be counted off again: with the next item that somebody puts."""
+    state[_EARLY] = min(state[_EARLY], max(0, _sum(state, _RESERVED, _SENT)))
 
 
 def _leave(ledger: weakref.ref[Ledger], party: int) -> None:
@@ -111,11 +128,15 @@ class Ledger:
         self._reader = reader
         self.taking: list[None] = []
         self._taker = 0  # the process that this object noted as one that takes items
+        self._putter = 0  # the process that has put an item with this object
 
     def reserve(self, block: bool, timeout: float | None) -> bool:
         """Count one more item with this process. Returns False when the queue stayed full."""
         if block and self.most:
             must_not_block("put")
+        if self._putter != me():
+            self.mend()  # who comes removes who has gone: else the state would grow with each process
+            self._putter = me()
         if self.reserve_now():
             return True
         if not block:
@@ -138,7 +159,11 @@ class Ledger:
         """An item of this process could not be sent: it is counted no more."""
 
         def strike(state: State) -> bool:
-            _add(state, me(), _RESERVED, -1)
+            at = _entry(state, me())
+            if at is not None:  # one noted late, as taken, may stand for this one
+                state[at + _SENT] = max(state[at + _SENT], 1 - state[at + _RESERVED])
+                _add(state, me(), _RESERVED, -1)
+                _limit_early(state)
             return True
 
         self.cell.change(strike)
@@ -160,7 +185,7 @@ class Ledger:
         party = me()
         if self._taker == party:
             return
-        self.mend()  # who comes removes who has gone: else the state would grow with each process
+        self.mend()  # as reserve() does
 
         def note(state: State) -> bool | None:
             at = _entry(state, party)
@@ -171,7 +196,7 @@ class Ledger:
 
         self.cell.change(note)
         self._taker = party
-        util.Finalize(None, _leave, (weakref.ref(self), party), exitpriority=_AFTER_FEEDERS)
+        util.Finalize(self, _leave, (weakref.ref(self), party), exitpriority=_AFTER_FEEDERS)
 
     def leave(self, party: int) -> None:
         """Note that this process, which ends, takes items no more: it has none in its hands that nobody knows of."""
@@ -195,12 +220,25 @@ class Ledger:
             at = _entry(state, party)
             if at is not None and state[at + _SENT] > -state[at + _RESERVED]:  # else it was struck off as lost
                 _add(state, party, _SENT, -1)
-            if self.joinable:
+            if state[_EARLY]:
+                state[_EARLY] -= 1  # it is done already, and in nobody's hands
+            elif self.joinable:
                 _add(state, me(), _IN_HAND, 1)
+            state[_STILL] = 0
             self._settle(state)
             return True
 
         self.cell.change(note, noted)
+
+    def may_have_lost_one(self) -> None:
+        """This process may have taken an item that nobody will ever note: a call that takes one has failed."""
+
+        def note(state: State) -> bool:
+            state[_DOUBT] |= _TAKER_DIED
+            state[_STILL] = 0
+            return True
+
+        self.cell.change(note)
 
     def done(self) -> None:
         """An item that was taken is done, by whomever.
@@ -243,7 +281,8 @@ class Ledger:
         empty = self._is_channel_empty()
         if empty is None:
             return True  # this process cannot look, and must not wait for ever for one that can
-        return True if empty and not state[_DOUBT] else None
+        # What was done early need not be taken.
+        return True if (empty or state[_EARLY]) and not state[_DOUBT] else None
 
     def _is_channel_empty(self) -> bool | None:
         """Whether nothing lies in the channel; None where this process has closed it."""
@@ -253,7 +292,12 @@ class Ledger:
             return None
 
     def count(self) -> int:
-        """How many items were put and not taken."""
+        """How many items were put and not taken. What died with a process is not counted."""
+        if self._count():
+            self.mend()
+        return self._count()
+
+    def _count(self) -> int:
         return max(0, _sum(self.cell.peek(), _RESERVED, _SENT))
 
     def full(self) -> bool:
@@ -264,20 +308,23 @@ class Ledger:
         return self._is_full()
 
     def _is_full(self) -> bool:
-        return self.most > 0 and self.count() >= self.most
+        return self.most > 0 and self._count() >= self.most
 
     def mend(self) -> None:
         """Strike off what died with a process.
 
-        It tries once: if others commit meanwhile, what was seen of the channel need not be so any more.
+        Who is dead is asked once, which takes long: others who commit meanwhile must not keep this from being done.
         """
-        commit = _watch.commits(self.cell.mutex)
-        state = self.cell.peek()
-        before = list(state)
-        _bury(state)
-        self._settle(state)
-        if state != before:
-            self.cell.commit_if(commit, state)
+        dead = _dead(self.cell.peek())
+
+        def strike(state: State) -> bool | None:
+            before = list(state)
+            if dead:
+                _bury(state, dead)
+            self._settle(state)
+            return True if state != before else None
+
+        self.cell.change(strike)
 
     def _settle(self, state: State) -> None:
         """Resolve the doubt that a death left, once who lives has had the time to note what it took.
@@ -288,7 +335,10 @@ class Ledger:
         """
         if not state[_DOUBT]:
             return
-        if not self._is_channel_empty():
+        empty = self._is_channel_empty()
+        if empty is None:
+            return  # to be settled by who can look
+        if not empty:
             state[_STILL] = 0
             return
         now = _now()
@@ -301,8 +351,15 @@ class Ledger:
                 state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
                 if not any(state[at + 1 : at + _WIDTH]):
                     del state[at : at + _WIDTH]
-        # What is reserved may have been sent without a note, and the dead one may have taken that, too.
-        state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED) else 0
+            _limit_early(state)
+        # What is reserved may have been sent without a note, and the dead one may have taken that, too; unless who took
+        # it has noted that.
+        state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED, _SENT) > 0 else 0
+
+    def keep_looking(self) -> None:
+        """The channel is about to be closed in this process, which may join the queue nevertheless."""
+        with contextlib.suppress(OSError):  # it was closed before
+            self._reader = End(os.dup(self._reader.fileno()), writable=False)
 
     def shared(self) -> tuple[Any, ...]:
         """What another process needs to open the same books, beside the channel."""
@@ -324,59 +381,6 @@ class _Room(Attempt):
 
     def mend(self) -> None:
         self._ledger.mend()
-
-
-class Counter:
-    """The books of a queue that takes any number of items and is not joined: one number, for ``qsize()``.
-
-    Items that died with a process stay counted.
-    """
-
-    most = 0
-
-    def __init__(self, cell: KMutex[int] | None) -> None:
-        self.taking: list[None] = []
-        self.cell: KMutex[int] = KMutex(0) if cell is None else cell
-
-    def _add(self, number: int) -> None:
-        found = self.cell.peek()
-        while True:
-            expected = found
-            found = exchange_if(self.cell, expected, expected + number)
-            if found == expected:
-                return
-
-    def reserve(self, _block: bool, _timeout: float | None) -> bool:
-        """Count one more item."""
-        self._add(1)
-        return True
-
-    def release(self) -> None:
-        """An item could not be sent."""
-        self._add(-1)
-
-    def will_take(self) -> None:
-        """Who takes items is not noted here."""
-
-    def sent(self, _count: int) -> None:
-        """Items were sent; they are counted already."""
-
-    def taken(self, _party: int, noted: list[bool]) -> None:
-        """An item was taken."""
-        self._add(-1)
-        noted.append(True)  # where a handler raises just before, the item is counted off twice
-
-    def count(self) -> int:
-        """How many items were put and not taken."""
-        return max(0, self.cell.peek())
-
-    def full(self) -> bool:
-        """Never."""
-        return False
-
-    def shared(self) -> tuple[Any, ...]:
-        """What another process needs to open the same books."""
-        return self.cell, None, 0, False
 
 
 def open_books(

@@ -20,7 +20,8 @@ from typing import Any
 
 from .cells import deadline_of, must_not_block
 from .channel import Channel, End
-from .ledger import Counter, Ledger, open_books
+from .counter import Counter
+from .ledger import Ledger, open_books
 from .parties import me
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
@@ -112,6 +113,7 @@ class Queue(queues.Queue):
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)
+        self._ledger.taking.clear()  # those are other threads' of the process that forked
         self._kept: deque[tuple[bytes, list[bool]]] = deque()  # taken, but an exception kept get() from returning it
         self._send_bytes = self._sem = _Sender(self._writer, self._ledger, self._buffer)
 
@@ -137,11 +139,17 @@ class Queue(queues.Queue):
             raise ValueError(f"Queue {self!r} is closed")
         if not self._ledger.reserve(block, timeout):
             raise Full
-        with self._notempty:
-            if self._thread is None:
-                self._start_thread()
-            self._buffer.append(obj)
-            self._notempty.notify()
+        put: list[None] = []
+        try:
+            with self._notempty:
+                if self._thread is None:
+                    self._start_thread()
+                put.extend(map(self._buffer.append, (obj,)))  # one call, in which no signal handler runs
+                self._notempty.notify()
+        except BaseException:
+            if not put:
+                self._ledger.release()
+            raise
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take an item.
@@ -163,7 +171,12 @@ class Queue(queues.Queue):
         taking = self._ledger.taking
         taking.append(None)
         self._ledger.will_take()
-        raw, noted = self._take(block, timeout)
+        try:
+            raw, noted = self._take(block, timeout)
+        except BaseException:
+            self._ledger.may_have_lost_one()
+            taking.pop()
+            raise
         if raw is None:
             taking.pop()
             raise Empty
@@ -231,6 +244,12 @@ class JoinableQueue(Queue, queues.JoinableQueue):
             IrqlTooHigh: the thread must not block.
         """
         self._books().wait_until_done()
+
+    def close(self) -> None:
+        """This process puts and takes no more. It may join the queue nevertheless."""
+        if not self._closed:
+            self._books().keep_looking()
+        super().close()
 
     def _books(self) -> Ledger:
         assert isinstance(self._ledger, Ledger)
