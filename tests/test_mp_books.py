@@ -336,3 +336,28 @@ def test_a_forked_process_has_none_of_the_items_of_its_parents_threads(fork: Any
     finally:
         items.put("end")
         thread.join(DEADLINE)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_put_that_is_interrupted_once_its_place_is_had_gives_it_back(
+    fork: Any, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    items = fork.Queue(1)
+    books = items._ledger
+    real = books.reserve_now
+    calls: list[bool] = []
+
+    def reserve_now(had: list[bool] | None) -> bool | None:
+        calls.append(True)
+        if waits and len(calls) == 1:
+            return None  # as if there were no room yet
+        assert real(had)
+        raise Alarm
+
+    monkeypatch.setattr(books, "reserve_now", reserve_now)
+    with pytest.raises(Alarm):
+        items.put("item")
+    monkeypatch.undo()
+    assert items.qsize() == 0
+    items.put_nowait("next")
+    assert items.get(timeout=DEADLINE) == "next"

@@ -223,8 +223,8 @@ def _add(state: Any, number: int) -> bool:
 
 def test_books_of_any_number_of_items(overtaken: Any) -> None:
     books = counter.Counter(None)
-    overtaken(counter, lambda: books.reserve(True, None))  # somebody else puts an item at the same moment
-    books.reserve(True, None)
+    overtaken(counter, lambda: books.reserve(True, None, []))  # somebody else puts an item at the same moment
+    books.reserve(True, None, [])
     assert books.count() == 2
     books.release()
     books.taken(0, [])

@@ -30,9 +30,10 @@ class Counter:
             if found == expected:
                 return
 
-    def reserve(self, _block: bool, _timeout: float | None) -> bool:
+    def reserve(self, _block: bool, _timeout: float | None, had: list[bool]) -> bool:
         """Count one more item."""
         self._add(1)
+        had.append(True)
         return True
 
     def release(self) -> None:

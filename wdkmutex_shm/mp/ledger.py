@@ -130,23 +130,26 @@ class Ledger:
         self._taker = 0  # the process that this object noted as one that takes items
         self._putter = 0  # the process that has put an item with this object
 
-    def reserve(self, block: bool, timeout: float | None) -> bool:
-        """Count one more item with this process. Returns False when the queue stayed full."""
+    def reserve(self, block: bool, timeout: float | None, had: list[bool] | None = None) -> bool:
+        """Count one more item with this process. Returns False when the queue stayed full.
+
+        ``had`` is not empty once it is counted, whatever a signal handler raises here: then the caller releases it.
+        """
         if block and self.most:
             must_not_block("put")
         if self._putter != me():
             self.mend()  # who comes removes who has gone: else the state would grow with each process
             self._putter = me()
-        if self.reserve_now():
+        if self.reserve_now(had):
             return True
         if not block:
             self.mend()
-            return bool(self.reserve_now())
-        return self.line.wait(self.cell.mutex, _Room(self), timeout)
+            return bool(self.reserve_now(had))
+        return self.line.wait(self.cell.mutex, _Room(self, had), timeout)
 
-    def reserve_now(self) -> bool | None:
+    def reserve_now(self, had: list[bool] | None = None) -> bool | None:
         """Count one more item, if there is room: True, else None."""
-        return self.cell.change(self._reserve)
+        return self.cell.change(self._reserve, had)
 
     def _reserve(self, state: State) -> bool | None:
         self._settle(state)
@@ -369,15 +372,16 @@ class Ledger:
 class _Room(Attempt):
     """Waiting for room in a queue."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, had: list[bool] | None) -> None:
         self._ledger = ledger
+        self._had = had
 
     def take(self, first: bool) -> bool | None:
-        self.had = bool(self._ledger.reserve_now())
+        self.had = bool(self._ledger.reserve_now(self._had))
         return self.had or None
 
     def give_back(self) -> None:
-        self._ledger.release()
+        """Who puts the item does so."""
 
     def mend(self) -> None:
         self._ledger.mend()

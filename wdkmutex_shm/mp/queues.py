@@ -137,17 +137,18 @@ class Queue(queues.Queue):
         """
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        if not self._ledger.reserve(block, timeout):
-            raise Full
+        had: list[bool] = []
         put: list[None] = []
         try:
+            if not self._ledger.reserve(block, timeout, had):
+                raise Full
             with self._notempty:
                 if self._thread is None:
                     self._start_thread()
                 put.extend(map(self._buffer.append, (obj,)))  # one call, in which no signal handler runs
                 self._notempty.notify()
         except BaseException:
-            if not put:
+            if had and not put:
                 self._ledger.release()
             raise
 
