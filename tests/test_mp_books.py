@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import threading
@@ -108,6 +109,20 @@ def test_who_has_closed_the_queue_joins_it(fork: Any) -> None:
         assert items._reader.closed
         reader.kill()
     assert _joins(items)
+
+
+def test_who_has_closed_the_queue_keeps_nobody_waiting_for_a_reader(fork: Any) -> None:
+    items = fork.JoinableQueue()
+    items.put("item")
+    assert items.get() == "item"
+    with End(os.dup(items._writer.fileno()), readable=False) as anothers:
+        assert anothers.size() == 0
+        items.close()
+        items.join_thread()
+        with pytest.raises(BrokenPipeError):
+            anothers.send_whole(b"", b"message")
+    items.task_done()
+    items.join()
 
 
 def test_who_has_closed_the_queue_does_not_keep_others_from_settling_its_books(fork: Any, clock: Clock) -> None:

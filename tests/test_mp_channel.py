@@ -41,6 +41,7 @@ def test_a_message_that_nobody_took_leaves_no_descriptor() -> None:
     for _ in range(5):
         channel.writer.send_bytes(bytes(200_000))
     assert channel.reader.size() > 0
+    assert channel.writer.size() > 0
     channel.writer.close()
     channel.reader.close()
     assert len(os.listdir("/proc/self/fd")) == before

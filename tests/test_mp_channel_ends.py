@@ -57,6 +57,7 @@ def test_messages_come_whole(channel: Any, message: bytes) -> None:
     assert channel.reader.size() > 0
     assert channel.reader.take(True) == b"head" + message
     assert channel.reader.size() == 0
+    assert channel.writer.size() == 0
 
 
 def test_a_full_channel_takes_what_it_can(channel: Any) -> None:

@@ -192,20 +192,6 @@ def test_one_of_several_places_in_a_killed_readers_hands_is_free_again(fork: Any
     assert items.qsize() == 0
 
 
-def test_the_place_of_an_item_is_free_again_that_the_dead_had_sent_and_taken(fork: Any) -> None:
-    items = fork.Queue(1)
-    with Peer(fork, _put_and_stay, items, 1) as writer, Peer(fork, take_raw, items) as reader:
-        writer.hear()
-        reader.hear()
-        wait_until(lambda: items._ledger.cell.peek()[_FIRST + _SENT] == 1, "it is noted as sent")
-        writer.kill()
-        reader.kill()
-    wait_until(lambda: not items.full(), "its place is free")
-    items.put_nowait("next")
-    assert items.get(timeout=DEADLINE) == "next"
-    assert items.qsize() == 0
-
-
 def test_polling_sees_the_room_that_a_dead_process_leaves(fork: Any) -> None:
     items = fork.Queue(1)
     with Peer(fork, reserve, items, 1) as writer:

@@ -122,8 +122,12 @@ class End(connection.Connection):
             return file.readall()
 
     def size(self) -> int:
-        """Bytes that lie in the channel and were not taken yet; 0 when there is no message."""
-        counted = fcntl.ioctl(self.fileno(), termios.FIONREAD, struct.pack("i", 0))
+        """How much lies in the channel and was not taken yet; 0 when there is no message.
+
+        It is in bytes at the reading end. The writing end counts the memory that they take, in which a message that is
+        just being taken is included (unix(7), SIOCINQ and SIOCOUTQ).
+        """
+        counted = fcntl.ioctl(self.fileno(), termios.FIONREAD if self.readable else termios.TIOCOUTQ, bytes(4))
         return int(struct.unpack("i", counted)[0])
 
 

@@ -125,7 +125,7 @@ class Ledger:
         self.line = Line(line)
         self.most = most
         self.joinable = joinable
-        self._reader = reader
+        self._end = reader
         self.taking: list[None] = []
         self._taker = 0  # the process that this object noted as one that takes items
         self._putter = 0  # the process that has put an item with this object
@@ -290,7 +290,7 @@ class Ledger:
     def _is_channel_empty(self) -> bool | None:
         """Whether nothing lies in the channel; None where this process has closed it."""
         try:
-            return self._reader.size() == 0
+            return self._end.size() == 0
         except OSError:
             return None
 
@@ -359,10 +359,13 @@ class Ledger:
         # it has noted that.
         state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED, _SENT) > 0 else 0
 
-    def keep_looking(self) -> None:
-        """The channel is about to be closed in this process, which may join the queue nevertheless."""
+    def keep_looking(self, writer: End) -> None:
+        """The channel is about to be closed in this process, which may join the queue nevertheless.
+
+        It looks from the writing end: a reading end would keep other processes waiting for who takes what they put.
+        """
         with contextlib.suppress(OSError):  # it was closed before
-            self._reader = End(os.dup(self._reader.fileno()), writable=False)
+            self._end = End(os.dup(writer.fileno()), readable=False)
 
     def shared(self) -> tuple[Any, ...]:
         """What another process needs to open the same books, beside the channel."""

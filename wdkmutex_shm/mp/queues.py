@@ -224,8 +224,9 @@ class Queue(queues.Queue):
 class JoinableQueue(Queue, queues.JoinableQueue):
     """A queue that can be joined; see ``multiprocessing.JoinableQueue``.
 
-    ``join()`` does not wait for what nobody can finish any more: items that a killed process had put but not sent, and
-    those that it had taken without calling ``task_done()``.
+    ``join()`` does not wait for what died with a process: items that it had put and that were not sent when it was
+    killed, and those that it had taken when it ended, however it did, without calling ``task_done()``. Nobody can call
+    that for them afterwards.
     """
 
     _joinable = True
@@ -249,7 +250,7 @@ class JoinableQueue(Queue, queues.JoinableQueue):
     def close(self) -> None:
         """This process puts and takes no more. It may join the queue nevertheless."""
         if not self._closed:
-            self._books().keep_looking()
+            self._books().keep_looking(self._writer)
         super().close()
 
     def _books(self) -> Ledger:
