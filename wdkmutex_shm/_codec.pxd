@@ -51,6 +51,8 @@ cdef class Codec:
     cdef int check(self, object value) except -1
     # Fills `out` and returns the object that owns the body's memory.
     cdef object encode_into(self, object value, Encoded *out)
+    # The bytes of a value, of any length, that was checked before or came of decoding.
+    cdef bytes encode_unchecked(self, object value)
     cdef object decode_rest(self, bytes raw)
     cdef object decode_from(self, const unsigned char *data, Py_ssize_t length)
 

@@ -163,6 +163,11 @@ def unpack_tuple(object raw):
     return tuple(value)
 
 
+cdef bytes joined(const Encoded *encoded):
+    return (<const char *>encoded.head)[:encoded.head_length] + (
+        encoded.body[:encoded.body_length] if encoded.body != NULL else b"")
+
+
 cdef class Codec:
     """How a T is checked, written and read. Made by :mod:`wdkmutex_shm.types`, one for each T in a process."""
 
@@ -311,7 +316,12 @@ cdef class Codec:
         keep = self.encode_into(value, &out)
         if out.head_length + out.body_length >= 4294967296:
             raise ValueError(f"T takes {out.head_length + out.body_length} bytes; at most 2**32 - 1 are possible")
-        return (<const char *>out.head)[:out.head_length] + (out.body[:out.body_length] if out.body != NULL else b"")
+        return joined(&out)
+
+    cdef bytes encode_unchecked(self, object value):
+        cdef Encoded out
+        keep = self.encode_into(value, &out)
+        return joined(&out)
 
     def decode(self, raw):
         """Return the value of msgpack bytes.

@@ -40,36 +40,15 @@ cdef class Guard:
     cdef uint32_t depth      # outermost: how many guards of this hold there are
     cdef int dead_pid        # pid of the owner that died holding, 0 if it is not known, -1 if nobody died
 
-    cdef int must_hold(self, str what) except -1
-    cdef object get_value(self)
-    cdef int set_value(self, object value) except -1
-    cdef int write(self, Guard top) except -1
-    cdef int undo(self) except -1
     cdef int finish(self, bint commit) except -1
     cdef int enter(self) except -1
     cdef int leave(self, bint commit) except -1
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1
-    cdef int leave_behind(self) except -1
     cdef int must_be_only(self) except -1
-    cdef int committed(self) except -1
     cdef int must_be_at_release_level(self, int level) except -1
-    cdef int let_task_go(self) except -1
-    cdef bint leave_elsewhere(self, bint commit, wdkm_thread *me) except -1
-    cdef bint fail_elsewhere(self, wdkm_thread *me) except -1
     cdef int finish_dropped(self) except -1
-    cdef bint has_lost_task(self, wdkm_thread *me) except -1
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned)
-cdef Guard inner_guard(Guard root)
-# Raise MutexBusy: what a signal handler asks for cannot be done in the midst of a commit.
-cdef int raise_writing(Handle handle, str what) except -1
-# The guard of a hold by one task of the calling thread; `task` is a weak reference to it.
-cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task)
-# Whether a mutex is held by a task that the calling thread runs, or ran; its guard, borrowed from `wdkm_local`, or None.
-cdef Guard task_root(Handle handle, wdkm_thread *me)
-# Whether the task that runs now is the guard's.
-cdef bint is_own_task(Guard guard) except -1
-
-# Of each mutex that tasks of this process wait for, who waits: something with `poke()`, called after a task let go.
-cdef dict queues
+# What `with` calls: `enter_or_exit` of every guard.
+cdef object call_guard(object self, PyObject *const *args, size_t count, PyObject *names)

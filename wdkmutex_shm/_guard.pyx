@@ -4,52 +4,35 @@
 One object holds the lock and the T that is being worked on. Leaving its ``with`` commits, an exception rolls back, and
 a guard that is merely dropped commits what was set. A KMutex locked again by its holder gives inner guards, which work
 on the T of the outermost one; the lock is released and T committed when the last of them goes.
-"""
 
-import sys
+Here is what users call, and the release. What is done to T meanwhile: `_transaction.pyx`. Who may use a guard: `_affinity.pyx`.
+What a guard of a task does otherwise: `_tasks.pyx`. Guards that are dropped in another thread: `_orphans.pyx`.
+"""
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
+from ._affinity cimport leave_elsewhere, must_hold
 from ._bound cimport bind_with
-from ._codec cimport T_INT, T_SECTION, Codec, Encoded
 from ._handle cimport Handle
 from ._lock cimport nanoseconds
-from ._orphans cimport leave_to, set_actions
-from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
+from ._orphans cimport leave_behind
+from ._payload cimport publish_number
 from ._segment cimport slot_name
-from ._slot cimport WDKM_OF_TASK, wdkm_load64, wdkm_local, wdkm_tell_commit, wdkm_thread, wdkm_unlock
-from ._thread cimport (APC, DISPATCH, at_loop_level, before_fork, refuse_level, running_task, thread_at_level,
-                       thread_state)
+from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread, wdkm_unlock
+from ._tasks cimport let_task_go
+from ._thread cimport APC, DISPATCH, at_loop_level, before_fork, refuse_level, thread_at_level, thread_state
+from ._transaction cimport committed, get_value, raise_writing, set_value, undo, write
 from . import values
-from .errors import AlreadyOwned, IrqlNotAPCLevel, MutexBusy, NotOwned
+from .errors import AlreadyOwned, IrqlNotAPCLevel
 
 cdef extern from "Python.h":
-    bint PyLong_CheckExact(object)
-    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
-    object PyLong_FromLongLong(long long)
     Py_ssize_t PyVectorcall_NARGS(size_t)
-    void PyErr_WriteUnraisable(object)
 
 cdef enum:
     KIND_FAST = 1
-
-
-queues = {}
-
-
-cdef bytes encoded_bytes(Codec codec, object value):
-    cdef Encoded encoded
-    keep = codec.encode_into(value, &encoded)
-    return (<const char *>encoded.head)[:encoded.head_length] + (
-        encoded.body[:encoded.body_length] if encoded.body != NULL else b"")
-
-
-cdef int raise_writing(Handle handle, str what) except -1:
-    name = slot_name(handle.slot)
-    raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler {what}", name=name)
 
 
 cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
@@ -70,73 +53,6 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     return guard
 
 
-cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task):
-    cdef Guard guard = Guard.__new__(Guard)
-    guard.enter_or_exit = call_guard
-    guard.handle = handle
-    guard.thread = me.serial | WDKM_OF_TASK  # never equal to a serial: what is quick for a thread's guard asks for the task
-    guard.task = task
-    guard.tid = <uint32_t>me.owner
-    guard.flags = HELD
-    guard.depth = 1
-    guard.dead_pid = <int>handle.slot.abandoned_pid if abandoned else -1
-    handle.segment_.local[handle.index].root = <void *>guard
-    handle.segment_.local[handle.index].thread = guard.thread
-    return guard
-
-
-cdef Guard task_root(Handle handle, wdkm_thread *me):
-    cdef wdkm_local *local = &handle.segment_.local[handle.index]
-    if local.thread != me.serial | WDKM_OF_TASK or local.root == NULL or (<Guard>local.root).depth == 0:
-        return None
-    return <Guard>local.root
-
-
-cdef int poke(Handle handle) except -1:
-    """Tell the tasks of this process that wait for a lock that it may be free."""
-    if queues:
-        try:
-            queue = queues.get(handle)
-            if queue is not None:
-                queue.poke()
-        except Exception:
-            PyErr_WriteUnraisable(handle)  # what goes wrong with another task's loop is not the caller's
-    return 0
-
-
-cdef bint is_own_task(Guard guard) except -1:
-    if guard is None:
-        return False
-    task = running_task()
-    return task is not None and guard.task() is task
-
-
-cdef Guard inner_guard(Guard root):
-    cdef Guard guard = Guard.__new__(Guard)
-    cdef uint32_t flags = HELD
-    guard.enter_or_exit = call_guard
-    guard.handle = root.handle
-    guard.root = root
-    guard.thread = root.thread
-    guard.task = root.task
-    guard.tid = root.tid
-    guard.before = root.held
-    if root.flags & WRITING:
-        flags |= IN_WRITING
-    if root.flags & SET:
-        flags |= INNER_SET
-    if root.flags & LOADED:
-        flags |= INNER_LOADED
-        if root.handle.codec.mutable:
-            # The container may be changed in place from now on, through any guard; its bytes are what a rollback needs.
-            guard.before = encoded_bytes(root.handle.codec, root.held)
-            flags |= INNER_ENCODED
-    guard.flags = flags
-    guard.dead_pid = root.dead_pid
-    root.depth += 1
-    return guard
-
-
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
@@ -151,66 +67,6 @@ cdef class Guard:
     def __init__(self):
         raise TypeError("a guard comes from lock() or try_lock()")
 
-    cdef int must_hold(self, str what) except -1:
-        if self.flags & HELD:
-            if self.thread == thread_state().serial:
-                return 0
-            if self.thread == thread_state().serial | WDKM_OF_TASK and is_own_task(self):
-                return 0
-        name = slot_name(self.handle.slot) if self.handle is not None else ""
-        if not self.flags & HELD:
-            raise NotOwned(f"{what}: this guard of mutex {name!r} was released already; lock it again", name=name)
-        if before_fork(self.thread):
-            raise NotOwned(f"{what}: this guard of mutex {name!r} was inherited over fork(); the parent holds the lock. "
-                           "Lock it in this process", name=name)
-        if self.thread == thread_state().serial | WDKM_OF_TASK:
-            raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task, the one that called lock_async(); lock "
-                           "it in this one. A guard whose task has ended is released by dropping it", name=name)
-        raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock it in this one", name=name)
-
-    cdef object get_value(self):
-        cdef Guard top = self if self.root is None else self.root
-        cdef Codec codec = self.handle.codec
-        cdef const unsigned char *data
-        cdef Py_ssize_t length = 0
-        cdef int64_t number = 0
-        if not top.flags & LOADED:
-            if codec.code == T_INT and wdkm_load64(&self.handle.slot.generation) == self.handle.generation_:
-                if self.handle.number is not None and self.handle.number_commit == self.handle.slot.commit:
-                    top.held = self.handle.number
-                    top.flags |= LOADED
-                    return top.held
-                if current_number(self.handle.slot, &number):
-                    top.held = PyLong_FromLongLong(number)
-                    top.flags |= LOADED
-                    return top.held
-            if codec.code == T_SECTION:
-                return None
-            data = current(self.handle.segment_, self.handle.index, &length)
-            value = codec.decode_from(data, length)
-            if wdkm_load64(&self.handle.slot.generation) != self.handle.generation_:
-                gone(self.handle.segment_, self.handle.slot)
-            top.held = value
-            top.flags |= LOADED
-        return top.held
-
-    cdef int set_value(self, object value) except -1:
-        cdef Guard top = self if self.root is None else self.root
-        cdef int overflow = 0
-        cdef int64_t number
-        if self.handle.codec.code == T_INT and PyLong_CheckExact(value):
-            # Not into `top.number` at once: an int that is refused must leave alone what was set before it.
-            number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow == 0:
-                top.number = number
-                top.held = value
-                top.flags |= LOADED | SET | NUMBER
-                return 0
-        self.handle.codec.check(value)
-        top.held = value
-        top.flags = top.flags & ~NUMBER | LOADED | SET
-        return 0
-
     @property
     def value(self):
         """T. Read on first use; set it, or change the container that it is in place; committed on release.
@@ -223,14 +79,14 @@ cdef class Guard:
             MutexDestroyed: (when first read) the mutex was destroyed meanwhile.
         """
         if not (self.flags & HELD and self.thread == thread_state().serial):
-            self.must_hold("value")
-        return self.get_value()
+            must_hold(self, "value")
+        return get_value(self)
 
     @value.setter
     def value(self, object value):
         if not (self.flags & HELD and self.thread == thread_state().serial):
-            self.must_hold("value")
-        self.set_value(value)
+            must_hold(self, "value")
+        set_value(self, value)
 
     @property
     def abandoned(self):
@@ -268,18 +124,9 @@ cdef class Guard:
             PagedPoolAllocFailed: no room in shared memory. MutexDestroyed: the mutex is gone.
         """
         cdef Guard top = self if self.root is None else self.root
-        self.must_hold("commit")
-        self.write(top)
-        self.committed()
-
-    cdef int committed(self) except -1:
-        """After a commit that keeps the lock."""
-        wdkm_tell_commit(self.handle.slot)
-        if self.root is not None:
-            # The state to go back to is now the committed one.
-            self.before = None
-            self.flags &= ~(INNER_ENCODED | INNER_SET | INNER_LOADED)
-        return 0
+        must_hold(self, "commit")
+        write(top)
+        committed(self)
 
     def wait_for(self, predicate, object timeout=None):
         """Commit, then wait with the lock released until the predicate holds for T, and go on with the lock and that T.
@@ -303,7 +150,7 @@ cdef class Guard:
         """
         cdef wdkm_thread *me = thread_at_level()
         nanoseconds(timeout)
-        self.must_hold("wait_for")
+        must_hold(self, "wait_for")
         if me.level > APC:
             refuse_level("wait_for", slot_name(self.handle.slot), me.level, APC)
         self.must_be_only()
@@ -322,9 +169,9 @@ cdef class Guard:
 
     def _let_go(self):
         """Release the lock for a while; for the only guard of a hold, whose T is committed. See :meth:`_adopt`."""
-        self.must_hold("wait_for")
+        must_hold(self, "wait_for")
         while self.flags & SET:  # by a signal handler, since the commit
-            self.write(self)
+            write(self)
         self.must_be_only()
         self.flags = 0
         self.depth = 0
@@ -334,7 +181,7 @@ cdef class Guard:
     def _adopt(self, Guard fresh not None):
         """Hold what another new guard of the same mutex holds; that one holds nothing then."""
         cdef wdkm_local *local = &self.handle.segment_.local[self.handle.index]
-        fresh.must_hold("wait_for")
+        must_hold(fresh, "wait_for")
         fresh.must_be_only()
         self.thread = fresh.thread
         self.tid = fresh.tid
@@ -356,84 +203,18 @@ cdef class Guard:
         Raises:
             NotOwned: see :attr:`value`.
         """
-        self.must_hold("rollback")
-        self.undo()
-
-    cdef int undo(self) except -1:
-        cdef Guard top = self if self.root is None else self.root
-        if top.flags & WRITING and not self.flags & IN_WRITING:
-            # By a signal handler: not to be taken for set again if the commit fails.
-            top.flags |= UNDONE
-        top.flags &= ~(LOADED | SET | NUMBER)
-        if self.root is None:
-            self.held = None
-            return 0
-        if self.flags & INNER_ENCODED:
-            self.before = self.handle.codec.decode(self.before)
-            self.flags &= ~INNER_ENCODED
-        self.root.held = self.before
-        if self.flags & INNER_LOADED:
-            self.root.flags |= LOADED
-        if self.flags & INNER_SET:
-            self.root.flags |= SET
-        return 0
-
-    cdef int write(self, Guard top) except -1:
-        """Commit T of the outermost guard if it was set, or is a container that changed."""
-        cdef Codec codec = self.handle.codec
-        cdef Encoded encoded
-        cdef uint32_t was = top.flags & (SET | NUMBER | WRITING)
-        if not was and not (codec.mutable and top.flags & LOADED):
-            return 0
-        if was == (SET | NUMBER) and publish_number(self.handle.slot, self.handle.generation_, top.number):
-            top.flags &= ~(SET | NUMBER)
-            return 0
-        if was & WRITING:
-            raise_writing(self.handle, "asked for another; T stands")
-        # What a signal handler sets while this writes is not part of it, and stays to be committed.
-        top.flags = top.flags & ~(SET | NUMBER) | WRITING
-        try:
-            value = top.held  # that, though a handler sets or rolls back meanwhile
-            keep = codec.encode_into(value, &encoded)
-            if not was & SET:
-                if current_equals(self.handle.segment_, self.handle.index, &encoded):
-                    return 0
-                if codec.frozen:
-                    codec.check(value)
-            if thread_state().serial != top.thread & ~WDKM_OF_TASK:
-                not_in_child(self.handle.slot, top.thread & ~WDKM_OF_TASK)
-            publish(self.handle.segment_, self.handle.index, self.handle.generation_, &encoded)
-        except BaseException:
-            if not top.flags & (SET | UNDONE):
-                top.flags |= was
-            raise
-        finally:
-            top.flags &= ~(WRITING | UNDONE)
-            if top.flags & DROPPED:
-                top.finish_dropped()
-        return 0
+        must_hold(self, "rollback")
+        undo(self)
 
     cdef int let_go(self, Guard top, wdkm_thread *me) except -1:
         """Release the lock of the hold; the last step of every way out."""
         if top.thread & WDKM_OF_TASK:
-            return top.let_task_go()
+            return let_task_go(top)
         if self.handle.kind == KIND_FAST:
             me.fast_held -= 1
         elif self.handle.segment_.local[self.handle.index].root == <void *>top:
             self.handle.segment_.local[self.handle.index].root = NULL
         wdkm_unlock(self.handle.slot)
-        return 0
-
-    cdef bint has_lost_task(self, wdkm_thread *me) except -1:
-        """Whether it is the guard of a task of this thread that is being destroyed: its coroutine is closed by nobody's task."""
-        return self.thread == me.serial | WDKM_OF_TASK and (self.task() is None or running_task() is None)
-
-    cdef int let_task_go(self) except -1:
-        """Release the lock of a hold by a task, and tell the tasks of this process that wait for it."""
-        if self.handle.segment_.local[self.handle.index].root == <void *>self:
-            self.handle.segment_.local[self.handle.index].root = NULL
-        wdkm_unlock(self.handle.slot)
-        poke(self.handle)
         return 0
 
     cdef int finish(self, bint commit) except -1:
@@ -446,9 +227,9 @@ cdef class Guard:
         top.depth -= 1
         try:
             if not commit:
-                self.undo()
+                undo(self)
             if top.depth == 0:
-                self.write(top)
+                write(top)
         finally:
             if top.depth == 0:
                 top.held = None
@@ -463,31 +244,9 @@ cdef class Guard:
         self.flags = self.flags & ~DROPPED | HELD
         return self.finish(True)
 
-    cdef bint fail_elsewhere(self, wdkm_thread *me) except -1:
-        """An exception leaves the `with` in another task or thread than its own. Tells whether nobody needs to know."""
-        if self.thread == me.serial | WDKM_OF_TASK:
-            # Another task closes an async generator, say. It may not release the lock, but whoever drops the guard would
-            # commit what is half done.
-            self.undo()
-            return False
-        # Not undone here: its own thread may be using T. The collector closes generators in any thread, and has nobody to
-        # tell; it drops the guard next.
-        self.flags |= FAILED
-        return sys.exc_info()[0] is GeneratorExit
-
-    cdef bint leave_elsewhere(self, bint commit, wdkm_thread *me) except -1:
-        """The `with` is not left by the holder's thread, or by a task. Tells whether nothing is left to do."""
-        if before_fork(self.thread):
-            return True  # the parent holds the lock; nothing happens here
-        if commit or not self.has_lost_task(me):
-            if not commit and self.fail_elsewhere(me):
-                return True
-            self.must_hold("leaving the with")
-        return False
-
     cdef int enter(self) except -1:
         if not (self.flags & HELD and self.thread == thread_state().serial):
-            self.must_hold("with")
+            must_hold(self, "with")
         return 0
 
     cdef int leave(self, bint commit) except -1:
@@ -498,7 +257,7 @@ cdef class Guard:
         fast = self.handle.kind == KIND_FAST
         # The level is asked for only after the release: asking may run Python code (Trio's), and so a signal handler.
         me = thread_state()
-        if self.thread != me.serial and self.leave_elsewhere(commit, me):
+        if self.thread != me.serial and leave_elsewhere(self, commit, me):
             return 0
         if commit and self.root is None and self.depth == 1 and not self.flags & ~(HELD | LOADED | SET | NUMBER) and (
                 self.flags & NUMBER and publish_number(self.handle.slot, self.handle.generation_, self.number)):
@@ -564,7 +323,7 @@ cdef class Guard:
         """
         cdef wdkm_thread *me = thread_at_level()
         if not (self.flags & HELD and self.thread == me.serial):
-            self.must_hold("drop_safe")
+            must_hold(self, "drop_safe")
         if not self.thread & WDKM_OF_TASK:
             self.must_be_at_release_level(me.level)
         self.finish(True)
@@ -575,30 +334,6 @@ cdef class Guard:
                 self.refuse_apc("drop_safe", level)
         elif level > DISPATCH:
             refuse_level("drop_safe", slot_name(self.handle.slot), level, DISPATCH)
-        return 0
-
-    cdef int leave_behind(self) except -1:
-        """Dropped in another thread than its holder's, which alone can unlock: leave it a copy of this guard."""
-        cdef Guard copy = Guard.__new__(Guard)
-        cdef wdkm_local *local = &self.handle.segment_.local[self.handle.index]
-        copy.enter_or_exit = call_guard
-        copy.handle = self.handle
-        copy.number = self.number
-        copy.held = self.held
-        copy.root = self.root
-        copy.before = self.before
-        copy.thread = self.thread
-        copy.task = self.task
-        copy.flags = self.flags
-        copy.depth = self.depth
-        copy.dead_pid = self.dead_pid
-        copy.tid = self.tid
-        self.flags = 0
-        if local.root == <void *>self:
-            local.root = <void *>copy
-        leave_to(copy.thread & ~WDKM_OF_TASK, copy.tid, copy)
-        if copy.thread & WDKM_OF_TASK:
-            poke(copy.handle)  # a task of that thread which tries to lock releases it first
         return 0
 
     def __dealloc__(self):
@@ -612,7 +347,7 @@ cdef class Guard:
                     return
                 self.finish(not self.handle.segment_.closed and not self.flags & FAILED)
             elif not before_fork(self.thread):
-                self.leave_behind()
+                leave_behind(self)
         if self.root is None and self.handle is not None:
             # A guard that goes without having been released (an ancestor of this process or an ended thread holds, or held, the
             # lock) must not be found again.
@@ -621,12 +356,12 @@ cdef class Guard:
                 local.root = NULL
 
     def __str__(self):
-        self.must_hold("str")
-        return str(self.get_value())
+        must_hold(self, "str")
+        return str(get_value(self))
 
     def __format__(self, spec):
-        self.must_hold("format")
-        return format(self.get_value(), spec)
+        must_hold(self, "format")
+        return format(get_value(self), spec)
 
     def __repr__(self):
         if self.handle is None:
@@ -656,15 +391,3 @@ cdef object call_guard(object self, PyObject *const *args, size_t count, PyObjec
 
 
 bind_with(<PyTypeObject *>Guard, <ptrdiff_t>&(<Guard>NULL).enter_or_exit)
-
-
-cdef int finish_left(object guard) except -1:
-    return (<Guard>guard).finish(not (<Guard>guard).flags & FAILED)
-
-
-cdef int forget_left(object guard) except -1:
-    (<Guard>guard).flags &= ~HELD
-    return 0
-
-
-set_actions(finish_left, forget_left)

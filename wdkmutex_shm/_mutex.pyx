@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from ._codec cimport T_FLOAT, T_INT, Encoded
-from ._guard cimport Guard, inner_guard, is_own_task, new_guard, task_root
+from ._guard cimport Guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
@@ -14,7 +14,9 @@ from ._request cimport new_request
 from ._segment cimport slot_name
 from ._slot cimport (wdkm_acquired, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
                      wdkm_word_held)
+from ._tasks cimport is_own_task, task_root
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
+from ._transaction cimport get_value, inner_guard, set_value
 from . import handles, values
 from .names import KIND_FAST as FAST_WORD
 from .names import KIND_K as K_WORD
@@ -304,14 +306,14 @@ cdef class Mutex(Handle):
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
-                old = root.get_value()
-                root.set_value(old + n)
+                old = get_value(root)
+                set_value(root, old + n)
                 return old
         got = self.take(me, wait)
         if got >= EXPIRED:
             root = self.own_task_root(me, got, timeout)
-            old = root.get_value()
-            root.set_value(old + n)
+            old = get_value(root)
+            set_value(root, old + n)
             return old
         serial = thread_state().serial
         try:
@@ -352,14 +354,14 @@ cdef class Mutex(Handle):
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
-                old = root.get_value()
-                root.set_value(value)
+                old = get_value(root)
+                set_value(root, value)
                 return old
         got = self.take(me, wait)
         if got >= EXPIRED:
             root = self.own_task_root(me, got, timeout)
-            old = root.get_value()
-            root.set_value(value)
+            old = get_value(root)
+            set_value(root, value)
             return old
         serial = thread_state().serial
         try:

@@ -9,9 +9,9 @@ the lock, and T stays as it was last committed: nobody but the holder ever write
 
 import os
 
-from libc.stdint cimport uint32_t, uint64_t
-
-from ._slot cimport wdkm_thread
+from ._guard cimport FAILED, HELD, Guard
+from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread
+from ._tasks cimport poke
 from ._thread cimport before_fork, thread_state
 
 cdef extern from "Python.h":
@@ -22,21 +22,36 @@ cdef extern from "Python.h":
 cdef dict left = {}
 orphans = 0
 
-cdef int (*finish_guard)(object) except -1
-cdef int (*forget_guard)(object) except -1
+
+cdef int leave_behind(Guard guard) except -1:
+    cdef Guard copy = Guard.__new__(Guard)
+    cdef wdkm_local *local = &guard.handle.segment_.local[guard.handle.index]
+    copy.enter_or_exit = guard.enter_or_exit
+    copy.handle = guard.handle
+    copy.number = guard.number
+    copy.held = guard.held
+    copy.root = guard.root
+    copy.before = guard.before
+    copy.thread = guard.thread
+    copy.task = guard.task
+    copy.flags = guard.flags
+    copy.depth = guard.depth
+    copy.dead_pid = guard.dead_pid
+    copy.tid = guard.tid
+    guard.flags = 0
+    if local.root == <void *>guard:
+        local.root = <void *>copy
+    leave_to_thread(copy)
+    if copy.thread & WDKM_OF_TASK:
+        poke(copy.handle)  # a task of that thread which tries to lock releases it first
+    return 0
 
 
-cdef void set_actions(int (*finish)(object) except -1, int (*forget)(object) except -1) noexcept:
-    global finish_guard, forget_guard
-    finish_guard = finish
-    forget_guard = forget
-
-
-cdef int leave_to(uint64_t thread, uint32_t tid, object guard) except -1:
+cdef int leave_to_thread(Guard guard) except -1:
     global orphans
-    left.setdefault(thread, (tid, []))[1].append(guard)
+    left.setdefault(guard.thread & ~WDKM_OF_TASK, (guard.tid, []))[1].append(guard)
     orphans += 1
-    if tid == thread_state().owner >> 32:
+    if guard.tid == thread_state().owner >> 32:
         Py_AddPendingCall(reap_in_main, NULL)
     forget_ended()
     return 0
@@ -49,6 +64,7 @@ cdef int reap_in_main(void *nothing) except -1 with gil:
 
 cdef int reap_orphans(wdkm_thread *me) except -1:
     global orphans
+    cdef Guard guard
     found = left.pop(me.serial, None)
     if found is None:
         return 0
@@ -57,7 +73,7 @@ cdef int reap_orphans(wdkm_thread *me) except -1:
         guard = guards.pop()
         orphans -= 1
         try:
-            finish_guard(guard)
+            guard.finish(not guard.flags & FAILED)
         except Exception:
             PyErr_WriteUnraisable(guard)  # as from a finalizer: whoever locks something else now has nothing to do with it
     return 0
@@ -70,5 +86,5 @@ cdef int forget_ended() except -1:
         if before_fork(serial) or not os.path.exists(f"/proc/self/task/{tid}"):
             for guard in left.pop(serial, (0, ()))[1]:
                 orphans -= 1
-                forget_guard(guard)
+                (<Guard>guard).flags &= ~HELD
     return 0

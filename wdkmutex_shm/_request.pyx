@@ -26,9 +26,9 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint32_t, uint64_t
 
-from . import _guard
+from . import _tasks
 from ._bound cimport bind_with
-from ._guard cimport Guard, inner_guard, queues, task_guard, task_root
+from ._guard cimport Guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, LIVE, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
@@ -36,7 +36,9 @@ from ._payload cimport gone
 from ._segment cimport slot_name
 from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_load32, wdkm_load64,
                      wdkm_local, wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
+from ._tasks cimport queues, task_guard, task_root
 from ._thread cimport before_fork, running_task, thread_state
+from ._transaction cimport inner_guard
 from .errors import AlreadyOwned
 
 cdef extern from "Python.h":

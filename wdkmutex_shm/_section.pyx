@@ -6,12 +6,12 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._handle cimport Handle
-from ._guard cimport is_own_task, task_root
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._payload cimport gone
 from ._request cimport new_request
 from ._segment cimport slot_name
 from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._tasks cimport is_own_task, task_root
 from ._thread cimport APC, DISPATCH, at_loop_level, before_fork, refuse_level, thread_at_level, thread_state
 from . import _board, handles
 from .errors import DeadlockError, DriverMutexError, NotOwned

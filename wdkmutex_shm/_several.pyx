@@ -11,8 +11,9 @@ from cpython.ref cimport Py_INCREF
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 
+from ._affinity cimport must_hold
 from ._bound cimport bind_with
-from ._guard cimport HELD, LOADED, SET, Guard, inner_guard, new_guard
+from ._guard cimport HELD, LOADED, SET, Guard, new_guard
 from ._handle cimport Handle
 from ._holds cimport SectionGuard, enter_section, try_section
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
@@ -24,6 +25,7 @@ from ._segment cimport slot_name
 from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_now, wdkm_slot, wdkm_thread
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
 from ._together cimport MOST, publish_all, to_write
+from ._transaction cimport committed, inner_guard, undo
 
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t)
@@ -278,21 +280,21 @@ cdef class Guards:
         cdef Py_ssize_t count
         for guard in self.guards:
             if isinstance(guard, Guard):
-                (<Guard>guard).must_hold("commit")
+                must_hold(<Guard>guard, "commit")
         count = self.find_tops(tops, thread_state(), False)
         publish_all(tops, count)
         for guard in self.guards:
             if isinstance(guard, Guard):
-                (<Guard>guard).committed()
+                committed(<Guard>guard)
 
     def rollback(self):
         """Roll each guard back, as its own :meth:`Guard.rollback` does; keep the locks. Raises NotOwned."""
         for guard in self.guards:
             if isinstance(guard, Guard):
-                (<Guard>guard).must_hold("rollback")
+                must_hold(<Guard>guard, "rollback")
         for guard in self.guards:
             if isinstance(guard, Guard):
-                (<Guard>guard).undo()
+                undo(<Guard>guard)
 
     def drop_safe(self):
         """Publish and release all now, after the IRQL is found to allow it for each of them, as :meth:`Guard.drop_safe`.
@@ -304,7 +306,7 @@ cdef class Guards:
         cdef wdkm_thread *me = thread_at_level()
         for guard in self.guards:
             if isinstance(guard, Guard):
-                (<Guard>guard).must_hold("drop_safe")
+                must_hold(<Guard>guard, "drop_safe")
                 (<Guard>guard).must_be_at_release_level(me.level)
         self.leave(True)
 

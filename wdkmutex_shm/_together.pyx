@@ -14,13 +14,15 @@ releases by itself is published by itself, and left out here.
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ._affinity cimport must_hold
 from ._codec cimport Codec, Encoded, wdkm_encode_int
-from ._guard cimport DROPPED, HELD, LOADED, NUMBER, SET, UNDONE, WRITING, Guard, raise_writing
+from ._guard cimport DROPPED, HELD, LOADED, NUMBER, SET, UNDONE, WRITING, Guard
 from ._handle cimport Handle
 from ._journal cimport decide, has_journal, journal_for
 from ._payload cimport current_equals, not_in_child, prepare, published, remove_pending
 from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_slot, wdkm_store64, wdkm_thread
 from ._thread cimport before_fork, thread_state
+from ._transaction cimport raise_writing
 
 cdef Guard to_write(Guard guard, wdkm_thread *me):
     """The guard whose T must be published with this one, if there may be anything to publish; else None."""
@@ -29,7 +31,7 @@ cdef Guard to_write(Guard guard, wdkm_thread *me):
         return None
     if guard.thread != me.serial:
         if not before_fork(guard.thread):
-            guard.must_hold("leaving lock_all")
+            must_hold(guard, "leaving lock_all")
         return None
     top = guard if guard.root is None else guard.root
     if top.flags & SET or (top.flags & LOADED and top.handle.codec.mutable):
