@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Thread affinity: who may use a guard, and what happens when another does.
 
-A guard belongs to the thread that locked, or to the task. Any other is refused: another thread, another task of the same
-thread, a child that inherited the guard over fork(). The one exception is a `with` that an exception leaves there, as when the
-garbage collector closes a generator: there may be nobody to tell, and T must be rolled back all the same. A guard that is
-dropped there: `_orphans.pyx`.
+A guard belongs to the thread that locked, or to the task. Any other is refused: another thread, another task of the
+same thread, a child that inherited the guard over fork(). The one exception is a `with` that an exception leaves there,
+as when the garbage collector closes a generator: there may be nobody to tell, and T must be rolled back all the same.
+A guard that is dropped there: `_orphans.pyx`.
 """
 
 import sys
@@ -31,8 +31,9 @@ cdef int must_hold(Guard guard, str what) except -1:
         raise NotOwned(f"{what}: this guard of mutex {name!r} was inherited over fork(); the parent holds the lock. "
                        "Lock it in this process", name=name)
     if guard.thread == thread_state().serial | WDKM_OF_TASK:
-        raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task, the one that called lock_async(); lock "
-                       "it in this one. A guard whose task has ended is released by dropping it", name=name)
+        raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task, the one that called "
+                       "lock_async(); lock it in this one. A guard whose task has ended is released by dropping it",
+                       name=name)
     raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock it in this one", name=name)
 
 

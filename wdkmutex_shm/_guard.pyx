@@ -5,8 +5,9 @@ One object holds the lock and the T that is being worked on. Leaving its ``with`
 a guard that is merely dropped commits what was set. A KMutex locked again by its holder gives inner guards, which work
 on the T of the outermost one; the lock is released and T committed when the last of them goes.
 
-Here is what users call, and the release. What is done to T meanwhile: `_transaction.pyx`. Who may use a guard: `_affinity.pyx`.
-What a guard of a task does otherwise: `_tasks.pyx`. Guards that are dropped in another thread: `_orphans.pyx`.
+Here is what users call, and the release. What is done to T meanwhile: `_transaction.pyx`. Who may use a guard:
+`_affinity.pyx`. What a guard of a task does otherwise: `_tasks.pyx`. Guards that are dropped in another thread:
+`_orphans.pyx`.
 """
 
 cimport cython

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Guards that were dropped in another thread than their holder's, which alone can unlock.
 
-The garbage collector runs in any thread. A guard that it finds there is copied and left to its holder, which commits (or rolls
-back, if an exception has left the guard's ``with``: a generator that is collected is closed by one) and releases at its
-next locking; a main thread is told between two bytecodes. When the holder ends first, the kernel releases
-the lock, and T stays as it was last committed: nobody but the holder ever writes T.
+The garbage collector runs in any thread. A guard that it finds there is copied and left to its holder, which commits
+(or rolls back, if an exception has left the guard's ``with``: a generator that is collected is closed by one) and
+releases at its next locking; a main thread is told between two bytecodes. When the holder ends first, the kernel
+releases the lock, and T stays as it was last committed: nobody but the holder ever writes T.
 """
 
 import os
@@ -75,7 +75,8 @@ cdef int reap_orphans(wdkm_thread *me) except -1:
         try:
             guard.finish(not guard.flags & FAILED)
         except Exception:
-            PyErr_WriteUnraisable(guard)  # as from a finalizer: whoever locks something else now has nothing to do with it
+            # As from a finalizer: whoever locks something else now has nothing to do with it.
+            PyErr_WriteUnraisable(guard)
     return 0
 
 

@@ -6,7 +6,7 @@ from ._slot cimport wdkm_thread
 
 # The guard of a hold by one task of the calling thread; `task` is a weak reference to it.
 cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task)
-# Whether a mutex is held by a task that the calling thread runs, or ran; its guard, borrowed from `wdkm_local`, or None.
+# The guard of a mutex that a task of the calling thread holds, borrowed from `wdkm_local`; None if no task holds it.
 cdef Guard task_root(Handle handle, wdkm_thread *me)
 # Whether the task that runs now is the guard's.
 cdef bint is_own_task(Guard guard) except -1

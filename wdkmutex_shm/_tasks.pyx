@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Holds of tasks: what differs where a task of an event loop holds a lock, and not its thread.
 
-The kernel knows only the thread. The guard knows the task, by a weak reference, and its `thread` is marked WDKM_OF_TASK. How
-a task asks for the lock and waits for it: `_request.pyx`, :mod:`wdkmutex_shm.queues`.
+The kernel knows only the thread. The guard knows the task, by a weak reference, and its `thread` is marked
+WDKM_OF_TASK. How a task asks for the lock and waits for it: `_request.pyx`, :mod:`wdkmutex_shm.queues`.
 """
 
 from libc.stdint cimport uint32_t
@@ -23,7 +23,8 @@ cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object tas
     cdef Guard guard = Guard.__new__(Guard)
     guard.enter_or_exit = call_guard
     guard.handle = handle
-    guard.thread = me.serial | WDKM_OF_TASK  # never equal to a serial: what is quick for a thread's guard asks for the task
+    # Never equal to a serial: what is quick for a thread's guard asks for the task.
+    guard.thread = me.serial | WDKM_OF_TASK
     guard.task = task
     guard.tid = <uint32_t>me.owner
     guard.flags = HELD

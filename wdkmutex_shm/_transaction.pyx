@@ -1,19 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """T while its lock is held: read, set, committed, rolled back.
 
-All guards of a hold work on one T, that of the outermost. An inner guard is a transaction within that of the outermost: it
-carries a savepoint, what T was when it was made, to which it rolls back. Several T that are published together are the
-matter of `_together.pyx`; how T comes into shared memory that of `_payload.pyx`.
+All guards of a hold work on one T, that of the outermost. An inner guard is a transaction within that of the
+outermost: it carries a savepoint, what T was when it was made, to which it rolls back. Several T that are published
+together are the matter of `_together.pyx`; how T comes into shared memory that of `_payload.pyx`.
 
-Encoding may run Python code, and so a signal handler, which may use the very guard. While T is being written the outermost
-guard is marked WRITING: no other commit begins, and what the handler sets or rolls back is no part of this one.
+Encoding may run Python code, and so a signal handler, which may use the very guard. While T is being written the
+outermost guard is marked WRITING: no other commit begins, and what the handler sets or rolls back is not part of it.
 """
 
 from libc.stdint cimport int64_t, uint32_t
 
 from ._codec cimport T_INT, T_SECTION, Codec, Encoded
-from ._guard cimport (DROPPED, HELD, IN_WRITING, INNER_ENCODED, INNER_LOADED, INNER_SET, LOADED, NUMBER, SET, UNDONE, WRITING,
-                      Guard)
+from ._guard cimport (DROPPED, HELD, IN_WRITING, INNER_ENCODED, INNER_LOADED, INNER_SET, LOADED, NUMBER, SET, UNDONE,
+                      WRITING, Guard)
 from ._handle cimport Handle
 from ._payload cimport current, current_equals, current_number, gone, not_in_child, publish, publish_number
 from ._segment cimport slot_name
