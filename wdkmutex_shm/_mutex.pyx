@@ -342,8 +342,6 @@ cdef class Mutex(Handle):
         cdef int got
         cdef int64_t wait = -1
         cdef Guard root
-        cdef const unsigned char *data
-        cdef Py_ssize_t length = 0
         cdef Encoded encoded
         cdef uint64_t serial
         self.codec.check(value)
