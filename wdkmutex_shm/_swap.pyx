@@ -25,11 +25,12 @@ cdef wdkm_thread *allowed(Mutex mutex, str operation, bint waits) except NULL:
     return me
 
 
-def exchange_if(Mutex mutex not None, int64_t expected, int64_t number, str operation="change", bint waits=False):
+def exchange_if(Mutex mutex not None, int64_t expected, int64_t number, str operation="change", bint waits=False, list done=None):
     """Set a T of int to ``number`` if it is ``expected``. Return what it was.
 
     Args:
         operation: what the caller does, for the error. waits: whether it goes on to wait if this fails.
+        done: gets an item once T is set. So it is known, although a signal handler may raise before this has returned.
 
     Raises:
         IrqlTooHigh: above APC if it ``waits``, else above DISPATCH. MutexDestroyed.
@@ -52,11 +53,16 @@ def exchange_if(Mutex mutex not None, int64_t expected, int64_t number, str oper
             gone(mutex.segment_, mutex.slot)
     finally:
         wdkm_unlock(mutex.slot)
+    if done is not None and found == expected:
+        done.append(True)
     return found
 
 
-def commit_if(Mutex mutex not None, uint64_t commit, object value):
+def commit_if(Mutex mutex not None, uint64_t commit, object value, list done=None):
     """Set T if nobody committed since :func:`wdkmutex_shm._watch.commits` returned ``commit``. Return whether it was set.
+
+    Args:
+        done: as that of :func:`exchange_if`.
 
     Raises:
         IrqlTooHigh: above DISPATCH. MutexDestroyed. PagedPoolAllocFailed: T stands.
@@ -78,4 +84,6 @@ def commit_if(Mutex mutex not None, uint64_t commit, object value):
     finally:
         if thread_state().serial == serial:
             wdkm_unlock(mutex.slot)
+    if done is not None:
+        done.append(True)
     return True

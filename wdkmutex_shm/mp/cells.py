@@ -144,25 +144,16 @@ class Cell:
 
     def change(self, change: Callable[[State], R | None], done: list[bool] | None = None) -> R | None:
         """As :func:`changed`. ``done`` is not empty once it is committed, whatever a signal handler raises here."""
-        mutex = self.mutex
         while True:
-            commit = _watch.commits(mutex)
+            commit = _watch.commits(self.mutex)
             state = self.peek()
             result = change(state)
-            if result is None:
-                return None
-            if done is None:
-                if self.commit_if(commit, state):
-                    return result
-                continue
-            # One call, in which no signal handler runs.
-            done.extend(filter(None, map(_swap.commit_if, (mutex,), (commit,), (self._pack(state),))))
-            if done:
+            if result is None or self.commit_if(commit, state, done):
                 return result
 
-    def commit_if(self, commit: int, state: State) -> bool:
+    def commit_if(self, commit: int, state: State, done: list[bool] | None = None) -> bool:
         """Commit a state, unless somebody did since the commit word was ``commit``. Returns whether it was done."""
-        return bool(_swap.commit_if(self.mutex, commit, self._pack(state)))
+        return _swap.commit_if(self.mutex, commit, self._pack(state), done)
 
 
 class Attempt:
@@ -217,16 +208,22 @@ class Line:
             raise
 
     def _wait(self, cell: KMutex[Any], attempt: Attempt, deadline: float | None) -> bool:
-        while not self.section.acquire(True, max(0.0, left(deadline, SLICE))):
-            attempt.mend()
-            if attempt.take(False):
-                return True
-            if left(deadline, 1.0) <= 0:
-                return False
+        inside: list[bool] = []
         try:
-            return self._wait_first(cell, attempt, deadline)
+            while True:
+                seconds = max(0.0, left(deadline, SLICE))
+                # One call, in which no signal handler runs once it is inside.
+                inside.extend(filter(None, map(self.section.acquire, (True,), (seconds,))))
+                if inside:
+                    return self._wait_first(cell, attempt, deadline)
+                attempt.mend()
+                if attempt.take(False):
+                    return True
+                if left(deadline, 1.0) <= 0:
+                    return False
         finally:
-            self.section.release()
+            if inside:
+                self.section.release()
 
     @staticmethod
     def _wait_first(cell: KMutex[Any], attempt: Attempt, deadline: float | None) -> bool:

@@ -113,7 +113,8 @@ class _Attempt(Attempt):
             expected = found
             found = exchange_if(self._word, expected, _released(expected, dead), "release")
             if found == expected:
-                return
+                break
+        self._found.clear()
 
     def mend(self) -> None:
         found = self._word.peek()
@@ -176,7 +177,13 @@ class Lock(Shared, synchronize.Lock):
             IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
         """
         party, thread = me(), get_ident()
-        found = exchange_if(self._word, 0, party, "acquire", block)
+        done: list[bool] = []
+        try:
+            found = exchange_if(self._word, 0, party, "acquire", block, done)
+        except BaseException:
+            if done:  # a signal handler raises
+                _Attempt(self._word, party).give_back()
+            raise
         if found == 0:
             self.abandoned = False
         elif not self._take(found, party, block, timeout):
@@ -191,23 +198,26 @@ class Lock(Shared, synchronize.Lock):
             if not block and not _is_free(found):
                 attempt.mend()
             had = attempt.take(False) or self._take_promised(attempt)
+            if not had and not (block and self._line.wait(self._word, attempt, timeout)):
+                return False
+            self.abandoned = attempt.dead
+            return True
         except BaseException:
             if attempt.had:
                 attempt.give_back()
             raise
-        if not had and not (block and self._line.wait(self._word, attempt, timeout)):
-            return False
-        self.abandoned = attempt.dead
-        return True
 
     def _take_promised(self, attempt: _Attempt) -> bool:
         """Take what was promised to the first in line, if there is none: it died."""
-        if not _is_free(self._word.peek()) or not self._line.section.acquire(False):
+        if not _is_free(self._word.peek()):
             return False
+        inside: list[bool] = []
         try:
-            return bool(attempt.take(True))
+            inside.extend(filter(None, map(self._line.section.acquire, (False,))))  # as in Line
+            return bool(inside and attempt.take(True))
         finally:
-            self._line.section.release()
+            if inside:
+                self._line.section.release()
 
     def release(self) -> None:
         """Release it, whoever acquired it.

@@ -74,15 +74,18 @@ def _give_back(state: State) -> bool | None:
 
 class _Attempt(Attempt):
     def __init__(self, semaphore: Semaphore) -> None:
-        self._semaphore = semaphore
         self._cell = semaphore._cell
+        self._taken: list[bool] = []
+
+    @property
+    def had(self) -> bool:  # type: ignore[override]
+        return bool(self._taken)
 
     def take(self, first: bool) -> bool | None:
-        self.had = bool(self._cell.change(_take))
-        return self.had or None
+        return self._cell.change(_take, self._taken)
 
     def give_back(self) -> None:
-        self._semaphore.release()
+        """Who acquires it does so."""
 
     def mend(self) -> None:
         self._cell.change(_give_back)
@@ -121,11 +124,18 @@ class Semaphore(Shared, synchronize.Semaphore):
         """
         if block:
             must_not_block("acquire")
-        if self._cell.change(_take):
-            return True
-        if not block:
-            return bool(self._cell.change(_give_back) and self._cell.change(_take))
-        return self._line.wait(self._cell.mutex, _Attempt(self), timeout)
+        attempt = _Attempt(self)
+        try:
+            if attempt.take(False):
+                return True
+            if not block:
+                attempt.mend()
+                return bool(attempt.take(False))
+            return self._line.wait(self._cell.mutex, attempt, timeout)
+        except BaseException:
+            if attempt.had:
+                self.release()
+            raise
 
     def release(self) -> None:
         """Put one back.
