@@ -10,6 +10,8 @@ from peers import Peer
 from procs import Line
 from support import DEADLINE
 
+from wdkmutex_shm.mp import semaphores
+
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -64,6 +66,28 @@ def test_places_that_a_dead_process_had_taken_are_counted_once(fork: Any) -> Non
     places.release()  # but here a consumer releases for the first item
     places.release()  # and for the second
     assert places.get_value() == 2
+
+
+def test_what_the_dead_had_is_given_back_while_others_come_and_go(fork: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    semaphore = fork.Semaphore(3)
+    semaphore.acquire()
+    with Peer(fork, _take, semaphore, 2) as child:
+        child.hear()
+        child.kill()
+    asked: list[int] = []
+    is_dead = semaphores.is_dead
+
+    def slowly(party: int) -> bool:
+        asked.append(party)
+        assert len(asked) < 20, "it is asked for ever"
+        semaphore.release()
+        assert semaphore.acquire(False)
+        return is_dead(party)
+
+    monkeypatch.setattr(semaphores, "is_dead", slowly)
+    assert semaphore.acquire(False)
+    monkeypatch.undo()
+    assert semaphore.get_value() == 1
 
 
 def test_bounds(fork: Any) -> None:

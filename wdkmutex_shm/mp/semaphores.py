@@ -53,14 +53,17 @@ def _take(state: State) -> bool | None:
     return True
 
 
-def _give_back(state: State) -> bool | None:
+def _dead(state: State) -> set[int]:
+    """Who died with something."""
+    return {party for party in state[_HOLDERS::2] if is_dead(party)}
+
+
+def _give_back(state: State, dead: set[int]) -> bool | None:
     """Take back what the dead have."""
-    if not state[_RESOURCE]:
-        return None
     alive: State = []
     back = 0
     for at in range(_HOLDERS, len(state), 2):
-        if is_dead(state[at]):
+        if state[at] in dead:
             back += state[at + 1]
         else:
             alive += state[at : at + 2]
@@ -88,7 +91,10 @@ class _Attempt(Attempt):
         """Who acquires it does so."""
 
     def mend(self) -> None:
-        self._cell.change(_give_back)
+        # Who is dead is asked once, which takes long: others who commit meanwhile must not keep this from being done.
+        dead = _dead(self._cell.peek())
+        if dead:
+            self._cell.change(lambda state: _give_back(state, dead))
 
 
 class Semaphore(Shared, synchronize.Semaphore):
