@@ -90,6 +90,19 @@ def test_what_the_dead_had_is_given_back_while_others_come_and_go(fork: Any, mon
     assert semaphore.get_value() == 1
 
 
+def test_polling_sees_what_the_dead_had(context: Any) -> None:
+    semaphore = context.BoundedSemaphore(2)
+    with Peer(context, _take, semaphore, 2) as child:
+        child.hear()
+        assert semaphore.locked()
+        child.kill()
+    assert semaphore.get_value() == 2
+    assert not semaphore.locked()
+    assert repr(semaphore) == "<BoundedSemaphore(value=2, maxvalue=2)>"
+    assert semaphore.acquire(False)
+    assert semaphore.get_value() == 1
+
+
 def test_bounds(fork: Any) -> None:
     with pytest.raises(ValueError, match="begins with"):
         fork.Semaphore(-1)

@@ -169,8 +169,11 @@ class Semaphore(Shared, synchronize.Semaphore):
         return True
 
     def get_value(self) -> int:
-        """How many can be taken now. Never blocks."""
-        return int(self._cell.peek()[_VALUE])
+        """How many can be taken now. What the dead have counts where there is nothing else. Never blocks."""
+        state = self._cell.peek()
+        if not state[_VALUE] and len(state) > _HOLDERS:
+            _give_back(state, _dead(state))
+        return int(state[_VALUE])
 
     def locked(self) -> bool:
         """Whether there is none. Never blocks."""
