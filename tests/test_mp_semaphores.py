@@ -103,6 +103,22 @@ def test_polling_sees_what_the_dead_had(context: Any) -> None:
     assert semaphore.get_value() == 1
 
 
+def test_the_state_does_not_grow_with_each_process(fork: Any) -> None:
+    semaphore = fork.Semaphore(10)
+    size = 0
+    for count in range(10):
+        with Peer(fork, _take, semaphore, 1) as child:
+            child.hear()
+            child.kill()
+        if count == 2:
+            size = len(semaphore._cell.peek())
+    assert len(semaphore._cell.peek()) == size
+    assert semaphore.get_value() == 10, "what they had is still there to be given back"
+    for _ in range(10):
+        assert semaphore.acquire(False)
+    assert not semaphore.acquire(False)
+
+
 def test_bounds(fork: Any) -> None:
     with pytest.raises(ValueError, match="begins with"):
         fork.Semaphore(-1)

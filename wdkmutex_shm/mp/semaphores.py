@@ -75,6 +75,15 @@ def _give_back(state: State, dead: set[int]) -> bool | None:
     return True
 
 
+def _merge(state: State, dead: set[int]) -> bool | None:
+    """Write down as one what several of the dead have: nobody may need it for long."""
+    places = [at for at in range(_HOLDERS, len(state), 2) if state[at] in dead]
+    for at in reversed(places[1:]):
+        state[places[0] + 1] += state[at + 1]
+        del state[at : at + 2]
+    return True if len(places) > 1 else None
+
+
 class _Attempt(Attempt):
     def __init__(self, semaphore: Semaphore) -> None:
         self._cell = semaphore._cell
@@ -115,6 +124,7 @@ class Semaphore(Shared, synchronize.Semaphore):
         self._cell = _cell(mutex)
         self._line = Line(line)
         self.maxvalue = most
+        self._taker = 0  # the process that has acquired it with this object
 
     def _shared(self) -> tuple[Any, ...]:
         return self._cell.mutex, self._line.section, self.maxvalue
@@ -131,6 +141,12 @@ class Semaphore(Shared, synchronize.Semaphore):
         if block:
             must_not_block("acquire")
         attempt = _Attempt(self)
+        if self._taker != me():
+            # Who comes merges who has gone: else the state would grow with each process.
+            dead = _dead(self._cell.peek())
+            if len(dead) > 1:
+                self._cell.change(lambda state: _merge(state, dead))
+            self._taker = me()
         try:
             if attempt.take(False):
                 return True
