@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -33,6 +34,45 @@ def test_an_end_without_readers() -> None:
         with pytest.raises(BrokenPipeError):
             channel.writer.send_bytes(bytes(size))
     channel.writer.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_readers_that_went_without_taking_all(size: int) -> None:
+    channel = Channel()
+    channel.writer.send_bytes(b"nobody takes it")
+    channel.reader.close()
+    for _ in range(2):
+        with pytest.raises(BrokenPipeError):
+            channel.writer.send_bytes(bytes(size))
+    channel.writer.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_that_the_sockets_buffer_can_never_hold(size: int) -> None:
+    """As where net.core.wmem_max is small."""
+    channel = Channel()
+    channel.writer._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that the kernel gives
+    for message in (bytes(size), bytes(100_000)):
+        channel.writer.send_bytes(message)
+        assert channel.reader.recv_bytes() == message
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_end_that_was_made_non_blocking_loses_nothing_in_silence(size: int) -> None:
+    channel = Channel()
+    channel.writer._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+    for end in (channel.reader, channel.writer):
+        os.set_blocking(end.fileno(), False)
+    with pytest.raises(BlockingIOError):
+        channel.reader.recv_bytes()
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            channel.writer.send_bytes(bytes(size))
+            sent += 1
+    for _ in range(sent):
+        assert channel.reader.recv_bytes() == bytes(size)
+    assert not channel.reader.poll()
 
 
 def test_a_message_that_nobody_took_leaves_no_descriptor() -> None:

@@ -61,21 +61,34 @@ class End(connection.Connection):
             self._check_closed()  # type: ignore[attr-defined]
             self._check_writable()  # type: ignore[attr-defined]
         flags = 0 if wait else socket.MSG_DONTWAIT
-        if len(head) + len(body) <= _INLINE:
-            try:
-                self._socket.send(b"".join((_WHOLE, head, body)), flags)
-            except BlockingIOError:
-                return False
+        try:
+            if len(head) + len(body) > _INLINE or not self._send_inline(head, body, flags):
+                self._send_as_file(head, body, flags)
             return True
+        except BlockingIOError:
+            if wait:
+                raise  # somebody made the end non-blocking: it was not sent
+            return False
+        except ConnectionResetError:  # what the kernel says first when they left messages behind
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+
+    def _send_inline(self, head: bytes, body: Any, flags: int) -> bool:
+        """Send a message through the socket itself. Returns False if the socket's buffer can never hold it."""
+        try:
+            self._socket.send(b"".join((_WHOLE, head, body)), flags)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            return False
+        return True
+
+    def _send_as_file(self, head: bytes, body: Any, flags: int) -> None:
         file = os.memfd_create("wdkmutex message", os.MFD_CLOEXEC)
         try:
             _write_all(file, head)
             _write_all(file, body)
             os.lseek(file, 0, os.SEEK_SET)
             _send_file(self._socket, file, flags)
-            return True
-        except BlockingIOError:
-            return False
         finally:
             os.close(file)
 
@@ -109,6 +122,8 @@ class End(connection.Connection):
             if length > 0 and buffer[0] == _WHOLE[0]:
                 return bytes(memoryview(buffer)[1:length])
         except BlockingIOError:
+            if not flags & socket.MSG_DONTWAIT:
+                raise  # somebody made the end non-blocking
             return None
         finally:
             self._spare = [buffer]
