@@ -45,6 +45,20 @@ def test_who_only_tries_gets_it_from_the_dead(fork: Any, kind: str, timeout: int
     assert getattr(lock, "abandoned", True)
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_polling_sees_that_the_dead_hold_nothing(fork: Any, kind: str) -> None:
+    lock = getattr(fork, kind)()
+    with Peer(fork, hold, lock) as child:
+        child.hear()
+        assert lock.locked()
+        child.kill()
+    assert not lock.locked()
+    assert "None" in repr(lock)
+    assert lock.acquire(False)
+    assert lock.abandoned
+    assert lock.locked()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_waiter_gets_it_from_the_dead(fork: Any, kind: str) -> None:
     lock = getattr(fork, kind)()

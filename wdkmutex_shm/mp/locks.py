@@ -238,12 +238,13 @@ class Lock(Shared, synchronize.Lock):
         raise ValueError("semaphore or lock released too many times")
 
     def locked(self) -> bool:
-        """Whether it is held. Never blocks."""
+        """Whether it is held, by a process that lives. Never blocks."""
         return self._owner() != 0
 
     def _owner(self) -> int:
         word = self._word.peek()
-        return 0 if _is_free(word) else word & ~_PROMISED
+        owner = 0 if _is_free(word) else word & ~_PROMISED
+        return 0 if owner and is_dead(owner) else owner
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -353,8 +354,9 @@ class RLock(Shared, synchronize.RLock):
             raise AssertionError("attempt to release recursive lock not owned by thread") from None
 
     def locked(self) -> bool:
-        """Whether any thread of any process owns it. Never blocks."""
-        return self._section.locked()
+        """Whether any thread of any process owns it that lives. Never blocks."""
+        owner = self._section.owner
+        return owner is not None and owner.alive
 
     def __enter__(self) -> bool:
         return self._section.acquire()
