@@ -122,6 +122,9 @@ def test_the_state_does_not_grow_with_each_process(fork: Any) -> None:
 def test_bounds(fork: Any) -> None:
     with pytest.raises(ValueError, match="begins with"):
         fork.Semaphore(-1)
+    for value in (2.0, "2", None):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):  # as multiprocessing's
+            fork.Semaphore(value)
     with pytest.raises(ValueError, match="parties"):
         fork.Barrier(0)
     assert fork.Semaphore(sys.maxsize >> 33).get_value() == sys.maxsize >> 33

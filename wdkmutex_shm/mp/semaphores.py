@@ -13,6 +13,7 @@ The state: [value, given back, whether it is a resource, process, how many it ha
 from __future__ import annotations
 
 from multiprocessing import synchronize
+from operator import index
 from typing import Any
 
 from .. import KMutex
@@ -116,6 +117,7 @@ class Semaphore(Shared, synchronize.Semaphore):
         self._begin(value, SEM_VALUE_MAX)
 
     def _begin(self, value: int, most: int) -> None:
+        value = index(value)
         if not 0 <= value <= SEM_VALUE_MAX:
             raise ValueError(f"a semaphore begins with 0 to {SEM_VALUE_MAX}, not {value}")
         self._attach(_cell([value, 0, 1]).mutex, CriticalSection(), most)
