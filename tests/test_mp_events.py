@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from peers import Peer, asleep
+from peers import Alarm, Peer, asleep
 from procs import Line, wait_until
 from support import DEADLINE
 
@@ -106,4 +106,60 @@ def test_abort_breaks_a_barrier_that_opens_just_then(fork: Any, monkeypatch: Any
 
     monkeypatch.setattr(mp.barrier, "changed", changed)
     barrier.abort()
+    assert barrier.broken
+
+
+def _arrive_within(line: Line, barrier: Any, timeout: float) -> None:
+    try:
+        line.say(barrier.wait(timeout))
+    except threading.BrokenBarrierError:
+        line.say("broken")
+    line.hear(3600)
+
+
+class _Action:
+    """An action that goes on until it is told to end."""
+
+    def __init__(self, begun: Any, end: Any) -> None:
+        self.begun, self.end = begun, end
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.end.wait(DEADLINE)
+
+
+def test_whose_time_is_up_while_the_action_runs_waits_for_its_end(fork: Any) -> None:
+    action = _Action(fork.Event(), fork.Event())
+    barrier = fork.Barrier(2, action)
+    with Peer(fork, _arrive_within, barrier, 0.5) as one:
+        wait_until(lambda: barrier.n_waiting == 1, "one waits")
+        with Peer(fork, _arrive_within, barrier, DEADLINE) as actor:
+            assert action.begun.wait(DEADLINE)
+            assert one.silent(1)
+            action.end.set()
+            assert {one.hear(), actor.hear()} == {0, 1}
+
+
+def test_the_last_to_arrive_sees_who_died_before(fork: Any) -> None:
+    barrier = fork.Barrier(2)
+    with Peer(fork, _arrive, barrier) as one:
+        wait_until(lambda: barrier.n_waiting == 1, "one waits")
+        one.kill()
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(DEADLINE)
+    assert barrier.broken
+
+
+def test_an_interrupted_arrival_breaks_the_barrier(fork: Any, monkeypatch: Any) -> None:
+    barrier = fork.Barrier(2)
+    real = mp.barrier.changed
+
+    def changed(cell: Any, change: Any) -> Any:
+        real(cell, change)
+        monkeypatch.undo()
+        raise Alarm
+
+    monkeypatch.setattr(mp.barrier, "changed", changed)
+    with pytest.raises(Alarm):
+        barrier.wait(DEADLINE)
     assert barrier.broken

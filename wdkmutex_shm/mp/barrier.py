@@ -52,7 +52,7 @@ class Barrier(Shared, synchronize.Barrier):
         """Wait until all parties have called this. Returns a number from 0 up to the parties, another one to each.
 
         Args:
-            timeout: seconds; None: that of the barrier.
+            timeout: seconds; None: that of the barrier. Once all have come it is not counted.
 
         Raises:
             BrokenBarrierError: somebody's time was up, died, called ``abort()`` or ``reset()``, or the action failed.
@@ -60,8 +60,9 @@ class Barrier(Shared, synchronize.Barrier):
         """
         must_not_block("wait")
         deadline = deadline_of(self._timeout if timeout is None else timeout)
-        turn, place = self._arrive(deadline)
+        tried: list[int] = []
         try:
+            turn, place = self._arrive(tried, deadline)
             if place == self._parties - 1:
                 self._act(turn)
             else:
@@ -69,18 +70,24 @@ class Barrier(Shared, synchronize.Barrier):
         except BrokenBarrierError:
             raise
         except BaseException:
-            self._break(turn)
+            if tried:
+                self._break(tried[0])
             raise
         return place
 
-    def _arrive(self, deadline: float | None) -> tuple[int, int]:
-        """Arrive in this round, or in the next one if the action is under way."""
+    def _arrive(self, tried: list[int], deadline: float | None) -> tuple[int, int]:
+        """Arrive in this round, or in the next one if the action is under way.
+
+        ``tried``: the round in which it may have arrived, whatever a signal handler raises here.
+        """
 
         def arrive(state: State) -> tuple[int, int] | None:
+            tried.clear()
             if state[_STATE] == _BROKEN:
                 raise BrokenBarrierError
             if state[_STATE] == _ACTING:
                 return None
+            tried.append(state[_ROUND])
             state[_ARRIVED].append(me())
             if len(state[_ARRIVED]) == self._parties:
                 state[_STATE] = _ACTING
@@ -96,7 +103,10 @@ class Barrier(Shared, synchronize.Barrier):
                 raise BrokenBarrierError
 
     def _act(self, turn: int) -> None:
-        """The last one to arrive runs the action, and opens the barrier."""
+        """The last one to arrive runs the action, and opens the barrier, unless somebody who had come is dead."""
+        self._look_for_dead()
+        if self._cell.peek()[_ROUND] != turn or self.broken:
+            raise BrokenBarrierError
         if self._action:
             self._action()
 
@@ -121,15 +131,16 @@ class Barrier(Shared, synchronize.Barrier):
         while not wait_for_change(self._cell, look, deadline, _LOOK):
             self._look_for_dead()
             if left(deadline, 1.0) <= 0:
-                self._break(turn)
-                if look():  # all came in the last instant
-                    return
+                self._break(turn, acting=False)
+                deadline = None  # it is broken, or all have come: then the action is waited for, however long it takes
 
-    def _break(self, turn: int | None) -> None:
-        """Break a round, if it is not over; None for the one that there is."""
+    def _break(self, turn: int | None, acting: bool = True) -> None:
+        """Break a round, if it is not over; None for the one that there is. ``acting``: also if the action runs."""
 
         def break_(state: State) -> bool | None:
             if (turn is not None and state[_ROUND] != turn) or state[_STATE] == _BROKEN:
+                return None
+            if state[_STATE] == _ACTING and not acting:
                 return None
             state[_STATE] = _BROKEN
             return True
