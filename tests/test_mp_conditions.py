@@ -12,6 +12,7 @@ from peers import Alarm, Peer, asleep
 from procs import Line, wait_until
 
 from wdkmutex_shm.mp import locks
+from wdkmutex_shm.mp.condition import _bury
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -170,4 +171,49 @@ def test_what_a_signal_handler_raises_right_after_a_lock_was_taken_back(fork: An
         condition.wait(0.01)
     assert lock._is_mine()
     lock.release()
+    assert not lock.locked()
+
+
+def _raise_once(monkeypatch: Any, where: Any, name: str, when: Any) -> None:
+    """Let a method raise Alarm before it does anything, as a signal handler does, the first time that ``when()``."""
+    real, raised = getattr(where, name), []
+
+    def method(*args: Any) -> Any:
+        if not raised and when():
+            raised.append(True)
+            raise Alarm
+        return real(*args)
+
+    monkeypatch.setattr(where, name, method)
+
+
+def test_what_a_signal_handler_raises_before_a_waiter_is_struck_off(fork: Any, monkeypatch: Any) -> None:
+    condition = fork.Condition()
+    leaving: list[bool] = []
+    real = condition._cell.change.__func__
+
+    def change(cell: Any, alter: Any) -> Any:
+        if cell.peek() and alter is not _bury and not leaving:
+            leaving.append(True)
+            raise Alarm
+        return real(cell, alter)
+
+    monkeypatch.setattr(type(condition._cell), "change", change)
+    with condition:
+        with pytest.raises(Alarm):
+            condition.wait(0.01)
+        assert condition._lock._is_mine()
+    assert leaving
+    assert condition._sleeping_count.get_value() == 0
+
+
+def test_what_a_signal_handler_raises_before_a_lock_is_taken_back(fork: Any, monkeypatch: Any) -> None:
+    lock = fork.Lock()
+    condition = fork.Condition(lock)
+    with lock:
+        _raise_once(monkeypatch, lock, "_is_mine", lambda: not lock.locked())
+        with pytest.raises(Alarm):
+            condition.wait(0.01)
+        assert lock.locked()
+        assert lock._is_mine()
     assert not lock.locked()

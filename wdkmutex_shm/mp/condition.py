@@ -15,6 +15,7 @@ from multiprocessing import synchronize
 from typing import Any, TypeVar
 
 from .. import KMutex
+from ..errors import DriverMutexError
 from .cells import Cell, Shared, State, deadline_of, left, must_not_block, wait_for_change
 from .parties import is_dead, me
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 _NUMBER, _PARTY, _NOTIFIED = range(3)
 _WIDTH = 3
 _LOOK = 0.25  # seconds between two looks for waiters that died with a notification
+
+_TRIES = range(8)  # so often what must be done is tried, if it is not done because a signal handler raises
 
 _numbers = itertools.count(1)
 
@@ -124,12 +127,27 @@ class Condition(Shared, synchronize.Condition):
             self._sleep(number, party, deadline)
             finished = True
         finally:
-            try:
-                if not self._lock._semlock._is_mine():
-                    self._take_again(depth)
-            finally:
-                # With the lock, as late as can be: until here a notification can be handed on.
-                told = self._cell.change(lambda state: self._leave(state, number, party, finished)) == 2
+            # What a signal handler raises here is raised in the end: with the lock, and off the list.
+            late: BaseException | None = None
+            for _ in _TRIES:
+                try:
+                    if not self._lock._semlock._is_mine():
+                        self._take_again(depth)
+                    break
+                except BaseException as error:
+                    late = late or error
+                    if isinstance(error, DriverMutexError):
+                        break
+            # With the lock, as late as can be: until here a notification can be handed on.
+            for _ in _TRIES:
+                try:
+                    passed = finished and late is None
+                    told = self._cell.change(lambda state: self._leave(state, number, party, passed)) == 2  # noqa: B023
+                    break
+                except BaseException as error:
+                    late = late or error
+            if late is not None:
+                raise late
         return told
 
     def _sleep(self, number: int, party: int, deadline: float | None) -> None:
