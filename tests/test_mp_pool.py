@@ -242,15 +242,15 @@ def test_two_threads_replace_a_worker(fork: Any, monkeypatch: Any) -> None:
         crew = pool._quick_get.__self__
         (worker,) = pool._pool
         other = threading.Thread(target=lambda: crew.start(fork, target=abs, args=(None, None, 1)))
-        put = crew._results.put
+        put = crew._results._writer.send_whole
 
-        def interleaved(note: Any) -> None:
+        def interleaved(*note: Any) -> None:
             monkeypatch.undo()
             other.start()
             other.join(0.3)  # it would note the same death, and have ended by now
-            put(note)
+            put(*note)
 
-        monkeypatch.setattr(crew._results, "put", interleaved)
+        monkeypatch.setattr(crew._results._writer, "send_whole", interleaved)
         kill(worker.pid)
         wait_until(lambda: pool._pool and pool._pool[0] is not worker, "it is replaced")
         other.join(DEADLINE)

@@ -20,12 +20,23 @@ import time
 from multiprocessing import connection, reduction
 from typing import Any
 
-__all__ = ["Channel", "End"]
+__all__ = ["Channel", "End", "LostMessage"]
 
 _INLINE = 128 * 1024  # bytes of a message that goes through the socket itself
 _WHOLE, _FILE = b"\0", b"\1"
 _ANCILLARY = socket.CMSG_SPACE(struct.calcsize("i"))
 _BUFFER = 1 << 20  # asked for; the kernel gives what net.core.wmem_max allows
+
+
+class LostMessage(OSError):
+    """A large message is lost, because no descriptor was free to receive it with. Its ``head`` is known."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__(errno.EMFILE, "no file descriptor was free to receive a large message with: it is lost")
+        self.head = head
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LostMessage, (self.head,)
 
 
 class _Borrowed(socket.socket):
@@ -46,6 +57,7 @@ class End(connection.Connection):
         super().__init__(handle, readable, writable)
         self._socket = _Borrowed(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, handle)
         self._socket.settimeout(None)  # whatever socket.setdefaulttimeout() says; the descriptor is everybody's
+        self._gives_up = False
         self._spare: list[bytearray] = []  # a buffer to receive into, unless another thread is using it
 
     def _send_bytes(self, message: Any) -> None:
@@ -53,6 +65,8 @@ class End(connection.Connection):
 
     def send_whole(self, head: bytes, body: Any, wait: bool = True) -> bool:
         """Send a message of two parts of bytes. Returns False if there is no room and the caller does not ``wait``.
+
+        The head is short: a part of a large message that goes through the socket as well, see :class:`LostMessage`.
 
         Raises:
             BrokenPipeError: all readers have gone. OSError: the end is closed, or cannot be written to.
@@ -88,7 +102,7 @@ class End(connection.Connection):
             _write_all(file, head)
             _write_all(file, body)
             os.lseek(file, 0, os.SEEK_SET)
-            _send_file(self._socket, file, flags)
+            _send_file(self._socket, head, file, flags)
         finally:
             os.close(file)
 
@@ -102,15 +116,21 @@ class End(connection.Connection):
         return buffer
 
     def take(self, wait: bool) -> bytes | None:
-        """Take a message; None if there is none and the caller does not ``wait``.
+        """Take a message; None if there is none and the caller does not ``wait``, or has waited long enough.
 
         Raises:
-            EOFError: there is none, and all writers have gone.
+            EOFError: there is none, and all writers have gone. LostMessage: it is lost, no descriptor was free.
         """
         if self._handle is None or not self._readable:
             self._check_closed()  # type: ignore[attr-defined]
             self._check_readable()  # type: ignore[attr-defined]
         return self._take(0 if wait else socket.MSG_DONTWAIT)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Let ``take()`` wait no longer than that, and return None then. For an end that only this process reads."""
+        self._gives_up = True
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def _take(self, flags: int) -> bytes | None:
         try:
@@ -119,18 +139,20 @@ class End(connection.Connection):
             buffer = bytearray(_INLINE + 1)
         try:
             length, ancillary, _, _ = self._socket.recvmsg_into((buffer,), _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
-            if length > 0 and buffer[0] == _WHOLE[0]:
-                return bytes(memoryview(buffer)[1:length])
+            whole = length > 0 and buffer[0] == _WHOLE[0]
+            inline = bytes(memoryview(buffer)[1:length])
         except BlockingIOError:
-            if not flags & socket.MSG_DONTWAIT:
+            if not (self._gives_up or flags & socket.MSG_DONTWAIT):
                 raise  # somebody made the end non-blocking
             return None
         finally:
             self._spare = [buffer]
+        if whole:
+            return inline
         if not length:
             raise EOFError
         if not ancillary:
-            raise OSError(errno.EMFILE, "no file descriptor was free to receive a large message with: it is lost")
+            raise LostMessage(inline)
         files = array.array("i")
         files.frombytes(ancillary[0][2][: files.itemsize])
         with os.fdopen(files[0], "rb", buffering=0) as file:
@@ -153,12 +175,12 @@ def _write_all(file: int, message: Any) -> None:
         done += os.write(file, view[done:])
 
 
-def _send_file(sock: socket.socket, file: int, flags: int) -> None:
+def _send_file(sock: socket.socket, head: bytes, file: int, flags: int) -> None:
     """Send a descriptor; wait while as many are under way as this user may have open (unix(7), ETOOMANYREFS)."""
     while True:
         try:
             # Not socket.send_fds(), which does not pass its flags on.
-            sock.sendmsg([_FILE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))], flags)
+            sock.sendmsg([_FILE, head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))], flags)
             return
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:

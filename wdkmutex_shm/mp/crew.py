@@ -11,11 +11,14 @@ the channel of results, behind the results that it had sent. When the note is re
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from multiprocessing import process
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -23,20 +26,30 @@ from typing import Any
 from .. import KMutex
 from ..errors import WorkerDied
 from .cells import must_not_block
-from .channel import End
+from .channel import End, LostMessage
 from .queues import SimpleQueue
 
 __all__ = ["Crew", "Results", "Tasks"]
 
 _IDLE = 0
+_UNKNOWN = -1  # the claim of a worker that ends, and may have taken a task
 _NOTHING = (None, None, None)  # a result of no job: the pool passes it over
 _MARK = "mark"  # in the channel of results: all that was sent before has been read
-_HEAD = struct.Struct("=q")  # before each pickled task: its number, _IDLE for the end
+_HEAD = struct.Struct("=q")  # before each pickled task or result: its number, _IDLE for the end of tasks
+_LOOK = 1.0  # seconds between two looks whether somebody died whose death nobody was told of
 _SETTLED = 0.5  # seconds after which a task that a living worker took must be claimed
 
 
 def _reraise(error: Exception) -> None:
     raise error
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended and its exit code was not asked for yet. It can be asked for afterwards."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # a fork server's
+        return False
 
 
 class Tasks:
@@ -49,16 +62,28 @@ class Tasks:
         self.number = _IDLE
 
     def get(self) -> Any:
-        """Take a task and claim it; None is the end. One that cannot be unpickled fails with that error."""
+        """Take a task and claim it; None is the end. One that cannot be received or unpickled fails with that error."""
         must_not_block("get")
-        message = self._queue._reader.take(True)
-        assert message is not None
-        (number,) = _HEAD.unpack_from(message)
-        if number == _IDLE:
-            return None
-        self._claim.replace(number)
+        lost: LostMessage | None = None
+        try:
+            try:
+                message = self._queue._reader.take(True)
+            except LostMessage as error:
+                message, lost = error.head, error
+            assert message is not None
+            (number,) = _HEAD.unpack_from(message)
+            if number == _IDLE:
+                return None
+            self._claim.replace(number)
+        except EOFError:
+            raise
+        except BaseException:
+            self._claim.replace(_UNKNOWN)  # a signal handler ends the worker, with whatever exit code
+            raise
         self.number = number
         try:
+            if lost is not None:
+                raise lost
             return ForkingPickler.loads(memoryview(message)[_HEAD.size :])
         except Exception as error:
             return None, None, _reraise, (error,), {}
@@ -77,7 +102,7 @@ class Results:
 
     def put(self, result: Any) -> None:
         """Send the result of the task that was taken last."""
-        self._queue.put((self._tasks.number, result))
+        self._queue._writer.send_whole(_HEAD.pack(self._tasks.number), ForkingPickler.dumps(result))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Results, (self._queue, self._tasks)
@@ -113,6 +138,7 @@ class Crew:
     def __init__(self, tasks: SimpleQueue, results: SimpleQueue) -> None:
         self._tasks = tasks
         self._results = results
+        results._reader.give_up_after(_LOOK)
         self._sending = threading.Lock()  # tasks are sent in the order of their numbers
         self._starting = threading.Lock()  # each death is noted once; who calls _repopulate_pool() is a second thread
         self._number = _IDLE  # the last one given
@@ -127,6 +153,7 @@ class Crew:
         self._suspects: dict[int, float] = {}  # tasks that nobody seems to have: since when
         self._marked: set[int] = set()  # those of them for which a mark is under way in the channel of results
         self._next_look = 0.0
+        self.wake: Callable[[], object] = int  # wakes the thread that replaces workers
 
     def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess:
         """Make the process of a new worker, with the arguments that multiprocessing.Pool gives; note who has died."""
@@ -144,7 +171,8 @@ class Crew:
         for worker, claim in list(self._workers.items()):
             if worker._popen is not None and worker.exitcode is not None:  # type: ignore[attr-defined]
                 # In this order: until the note is under way, the task counts as claimed.
-                self._results.put((_IDLE, _Death(worker.pid or 0, worker.exitcode, claim.peek())))
+                death = _Death(worker.pid or 0, worker.exitcode, claim.peek())
+                self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(death))
                 del self._workers[worker]
                 claim.replace(_IDLE)
                 self._free.append(claim)
@@ -176,9 +204,13 @@ class Crew:
         while self._again:
             number = self._again[0]
             task, key = self._sent.get(number), self._forget(number)
-            if task is not None and key is not None and not self._send(key, task, wait):
-                self._sent[number], self._keys[number] = task, key
-                return
+            if task is not None and key is not None:
+                done = False
+                with contextlib.suppress(OSError):  # no descriptor or memory for a large one: later
+                    done = self._send(key, task, wait)
+                if not done:
+                    self._sent[number], self._keys[number] = task, key
+                    return
             self._again.popleft()
 
     def _forget(self, number: int) -> tuple[int, int] | None:
@@ -198,10 +230,10 @@ class Crew:
                 self._look_for_lost(now)
             if reader.poll(_SETTLED / 2):
                 break
-        message = self._results.get()
-        if message is None:
+            self._look_for_dead()
+        number, result = self._take_result(reader)
+        if number is None:
             return None
-        number, result = message
         if number != _IDLE:
             self._newest = max(self._newest, number)
             # A result that is known already is of a task that was sent again although it had been taken.
@@ -214,9 +246,29 @@ class Crew:
         key = self._forget(result.claimed)
         if key is not None:
             return (*key, (False, result.error()))
-        if result.exitcode != 0:
+        if result.exitcode != 0 or result.claimed == _UNKNOWN:
             self._doubt = self._number
         return _NOTHING
+
+    def _look_for_dead(self) -> None:
+        """See to it that deaths are noted: a process that inherited a worker's descriptors keeps its sentinel quiet."""
+        if any(_has_ended(worker.pid) for worker in list(self._workers) if worker.pid is not None):
+            self.wake()
+
+    def _take_result(self, reader: End) -> tuple[int | None, Any]:
+        """Take a message from the channel of results. A result that cannot be received or unpickled is that error."""
+        try:
+            while (message := reader.take(True)) is None:
+                self._look_for_dead()
+        except LostMessage as error:
+            return _HEAD.unpack(error.head)[0], (None, None, (False, error))
+        if len(message) < _HEAD.size:
+            return None, None  # the end, which the pool puts
+        (number,) = _HEAD.unpack_from(message)
+        try:
+            return number, ForkingPickler.loads(memoryview(message)[_HEAD.size :])
+        except Exception as error:
+            return number, (None, None, (False, error))
 
     def _look_for_lost(self, now: float) -> None:
         """Send again what a dead worker had taken without a claim.
@@ -240,7 +292,7 @@ class Crew:
         nobodys = {number for number in list(self._sent) if number <= self._newest} - claimed - set(self._again)
         self._suspects = {number: self._suspects.get(number, now) for number in nobodys}
         lost = {number for number, since in self._suspects.items() if now - since >= _SETTLED}
-        if lost and self._results._writer.send_whole(b"", ForkingPickler.dumps((_IDLE, _MARK)), wait=False):
+        if lost and self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(_MARK), wait=False):
             self._marked = lost
         if not nobodys and (self._newest >= self._doubt or not self._sent):
             self._doubt = _IDLE

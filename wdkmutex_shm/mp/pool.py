@@ -6,11 +6,14 @@ with it, one that was busy took the task. Here no channel has a lock, and :mod:`
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing import pool
 from typing import Any
 
+from .channel import LostMessage
 from .crew import Crew
 
 __all__ = ["Pool"]
@@ -37,11 +40,12 @@ class Pool(pool.Pool):
 
             context = get_context()
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+        self._crew.wake = functools.partial(self._change_notifier.put, None)  # type: ignore[attr-defined]
 
     def _setup_queues(self) -> None:
         self._inqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
         self._outqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
-        crew = Crew(self._inqueue, self._outqueue)
+        self._crew = crew = Crew(self._inqueue, self._outqueue)
         self.Process = crew.start  # type: ignore[method-assign, assignment]
         self._quick_put = crew.send
         self._quick_get = crew.receive
@@ -50,5 +54,6 @@ class Pool(pool.Pool):
     def _help_stuff_finish(inqueue: Any, task_handler: Any, _size: int) -> None:
         # The thread that sends tasks may be waiting for room.
         while task_handler.is_alive() and inqueue._reader.poll():
-            inqueue._reader.take(False)
+            with contextlib.suppress(LostMessage):
+                inqueue._reader.take(False)
             time.sleep(0)
