@@ -69,6 +69,12 @@ setup(
             )
             for name in MODULES
         ],
-        compiler_directives={"language_level": "3", "binding": False, "embedsignature": True},
+        compiler_directives={
+            "language_level": "3",
+            "binding": False,
+            # In the form that CPython reads: inspect.signature() of a compiled method works.
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+        },
     ),
 )

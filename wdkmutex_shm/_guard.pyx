@@ -300,7 +300,7 @@ cdef class Guard:
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: the thread's level is too high; it is committed and released all the same.
             MutexBusy: a signal handler leaves it in the midst of a commit, which goes on; the lock is not released.
-            Anything that :meth:`commit` raises: the lock is released then, and the old T stands.
+            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T stands.
         """
         self.leave(kind is None)
         return False
@@ -320,7 +320,7 @@ cdef class Guard:
             IrqlTooHigh, IrqlNotAPCLevel: nothing is committed or released.
             MutexBusy: a signal handler calls this in the midst of a commit, which goes on; the lock is not released.
             NotOwned: released already, in another thread, or in a forked child.
-            Anything that :meth:`commit` raises: the lock is released then, and the old T stands.
+            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T stands.
         """
         cdef wdkm_thread *me = thread_at_level()
         if not (self.flags & HELD and self.thread == me.serial):

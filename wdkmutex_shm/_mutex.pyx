@@ -410,7 +410,10 @@ cdef class Mutex(Handle):
 @cython.final
 @cython.no_gc
 cdef class KMutex(Mutex):
-    """A recursive mutex that owns its T (KMUTEX).
+    """KMutex(value, *, type=...)
+--
+
+    A recursive mutex that owns its T (KMUTEX).
 
     ``KMutex(value)`` makes an anonymous one, for this process and those that the object is handed to: forked children,
     and anyone it is pickled to. It lives until its first handle goes, or, once shared, until its maker ends.
@@ -432,7 +435,10 @@ cdef class KMutex(Mutex):
 @cython.final
 @cython.no_gc
 cdef class FastMutex(Mutex):
-    """A mutex that owns its T, not recursive, with the least work per lock (FAST_MUTEX).
+    """FastMutex(value, *, type=...)
+--
+
+    A mutex that owns its T, not recursive, with the least work per lock (FAST_MUTEX).
 
     Made as :class:`KMutex` is. A thread that holds one is at APC.
 

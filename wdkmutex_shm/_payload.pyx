@@ -2,7 +2,7 @@
 """T in its two buffers: read, committed, peeked at.
 
 The low bit of the commit word names the current buffer. A commit writes the other one and then stores the commit
-word; until that store nobody reads what was written, so a holder may be killed anywhere. See docs/architecture.md for
+word; until that store nobody reads what was written, so a holder may be killed anywhere. See docs/explanation/architecture.md for
 each crash window.
 """
 

@@ -20,7 +20,10 @@ from .errors import DeadlockError, DriverMutexError, NotOwned
 @cython.final
 @cython.no_gc
 cdef class CriticalSection(Handle):
-    """A lock between processes without a T, as a Windows CRITICAL_SECTION is one between threads.
+    """CriticalSection()
+--
+
+    A lock between processes without a T, as a Windows CRITICAL_SECTION is one between threads.
 
     Recursive and owned by a thread. ``with section:``, ``enter()``/``leave()``, and everything that ``threading.RLock``
     has, so that ``threading.Condition`` and code that takes a lock object accept it. Anonymous as made here, named when

@@ -12,6 +12,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E")
 
 @final
 class Guards(Generic[G]):
@@ -38,6 +39,10 @@ def lock_all(
 def lock_all(
     a: Mutex[A], b: Mutex[B], c: Mutex[C], d: Mutex[D], /, *, timeout: float | None = None
 ) -> Guards[tuple[Guard[A], Guard[B], Guard[C], Guard[D]]]: ...
+@overload
+def lock_all(
+    a: Mutex[A], b: Mutex[B], c: Mutex[C], d: Mutex[D], e: Mutex[E], /, *, timeout: float | None = None
+) -> Guards[tuple[Guard[A], Guard[B], Guard[C], Guard[D], Guard[E]]]: ...
 @overload
 def lock_all(*mutexes: Mutex[Any], timeout: float | None = None) -> Guards[tuple[Guard[Any], ...]]: ...
 @overload

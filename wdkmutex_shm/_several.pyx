@@ -301,7 +301,7 @@ cdef class Guards:
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel, NotOwned: nothing is published or released.
-            Anything that :meth:`commit` raises: all are released then, and every T stands.
+            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; all are released, and every T stands.
         """
         cdef wdkm_thread *me = thread_at_level()
         for guard in self.guards:

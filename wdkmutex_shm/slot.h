@@ -1,7 +1,7 @@
 /* The bytes of a pool segment: its header, its slots, and this process's own note beside each slot.
  *
  * This is the layout contract between processes. Any change to it raises WDKM_LAYOUT, so that a process of another
- * version gets a LayoutMismatch instead of nonsense. docs/architecture.md explains the life of a slot.
+ * version gets a LayoutMismatch instead of nonsense. docs/explanation/architecture.md explains the life of a slot.
  *
  *   offset  size  who writes             what
  *        0    48  pthread                the robust, process-shared, error-checking mutex

@@ -130,6 +130,9 @@ def waiting(mutex: FastMutex[int], names: KMutex[list[str]], section: CriticalSe
     with lock_all(mutex, names, timeout=5) as (number, strings):
         assert_type(number, Guard[int])
         assert_type(strings, Guard[list[str]])
+    with lock_all(mutex, names, mutex, names, mutex) as (_, second, _, _, fifth):
+        assert_type(second, Guard[list[str]])
+        assert_type(fifth, Guard[int])
     with lock_all(mutex, section) as guards:
         assert_type(guards, tuple[Any, ...])
     index, _ = lock_any(mutex, section)
