@@ -1,13 +1,11 @@
-"""Every example of the README, run as a newcomer would run it."""
+"""The recipes of docs/how-to/web-workers.md, with real servers."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 import urllib.request
@@ -19,42 +17,13 @@ from urllib.error import URLError
 import pytest
 from support import DEADLINE, wait_until
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SCRIPTS = [code for code in PYTHON if "def on_starting" not in code and "def allowed" not in code]
-COMMANDS = shutil.which("wdkmutex-daemon", path=os.path.dirname(sys.executable))
+PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "web-workers.md").read_text()
+PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def environment(instance: str) -> dict[str, str]:
-    return {**os.environ, "WDKMUTEX_INSTANCE": instance, "PYTHONWARNINGS": "error"}
-
-
-@pytest.mark.parametrize("code", SCRIPTS, ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_python_example(code: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    script = tmp_path / "example.py"
-    script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-
-
-@pytest.mark.skipif(COMMANDS is None, reason="wdkmutex-daemon is not installed beside this Python")
-def test_command_line_example(tmp_path: Path, environment: dict[str, str]) -> None:
-    (code,) = [code for language, code in BLOCKS if language == "sh" and "wdkmutex-daemon list" in code]
-    code = code.replace("export WDKMUTEX_INSTANCE=web", "set -ex")
-    backup = tmp_path / "backup.sh"
-    backup.write_text("#!/bin/sh\nwdkmutex-daemon show nightly --json\n")
-    backup.chmod(backup.stat().st_mode | stat.S_IXUSR)
-    assert COMMANDS is not None
-    environment["PATH"] = os.path.dirname(COMMANDS) + os.pathsep + environment["PATH"]
-    done = subprocess.run(["sh", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '{"alice": 1}' in re.sub(r"\s+", " ", done.stdout).replace("{ ", "{").replace(" }", "}")
-    assert re.search(r'"state":\s*"held"', done.stdout), "backup.sh runs while the section is held"
+    return {**os.environ, "WDKMUTEX_INSTANCE": instance}
 
 
 APPLICATION = """
@@ -85,7 +54,6 @@ def gunicorn(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         + f"    open({str(socket_file)!r}, 'w').write(str(server.LISTENERS[0].getsockname()[1]))\n"
     )
     (folder / "app.py").write_text(application + APPLICATION)
-    environment.pop("PYTHONWARNINGS")
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "app:application"],
         cwd=folder,
