@@ -47,6 +47,8 @@ cdef class Codec:
     cdef object unpack
     cdef object validate
 
+    # Loads msgpack, if it may be needed: nothing is imported later.
+    cdef int get_ready(self) except -1
     cdef int wrong_type(self, object value) except -1
     cdef int check(self, object value) except -1
     # Fills `out` and returns the object that owns the body's memory.

@@ -95,7 +95,7 @@ HOLDS = "what msgpack holds is None, bool, int of 64 bits, float, str, bytes, an
 # Packers that are not at work: making one costs as much as packing a small T. Each is taken off the list while it is used, so
 # another thread, or a finalizer that packs in the midst, makes another.
 cdef list packers = []
-# Imported when it is first used: who has only ints and strings does not need it.
+# Imported for the first mutex that may use it: who has only ints and strings does not need it.
 cdef object new_packer = None
 cdef object unpackb = None
 # A packer keeps the largest buffer that it ever needed; one that packed more bytes than this is not kept.
@@ -105,8 +105,8 @@ cdef Py_ssize_t KEPT_PACKER = 65536
 cdef int import_msgpack() except -1:
     global new_packer, unpackb
     import msgpack
-    new_packer = msgpack.Packer
     unpackb = msgpack.unpackb
+    new_packer = msgpack.Packer
     return 0
 
 
@@ -187,6 +187,11 @@ cdef class Codec:
     def tag(self):
         """(code, hash, label) of T as a slot records them."""
         return self.code, self.type_hash, self.label
+
+    cdef int get_ready(self) except -1:
+        if new_packer is None and self.mutable and (self.code != T_TYPED or self.frozen or self.type is tuple):
+            import_msgpack()
+        return 0
 
     cdef int wrong_type(self, object value) except -1:
         raise TypeError(

@@ -22,6 +22,15 @@ from .types import SECTION
 
 # Where a handle points that was never bound: a slot that never has a tenant, so that every use raises MutexDestroyed.
 cdef Segment nowhere = Segment.nowhere()
+cdef bint ready = False
+
+
+cdef int get_ready() except -1:
+    """Load what a mutex may need later, when nothing is to be imported any more; see :mod:`wdkmutex_shm.ready`."""
+    global ready
+    from . import ready as _
+    ready = True
+    return 0
 
 
 @cython.no_gc
@@ -38,6 +47,9 @@ cdef class Handle:
               pool=None):
         """Point this new handle at a tenant. For :mod:`wdkmutex_shm.handles` only."""
         self._must_be_new()
+        if not ready:
+            get_ready()
+        codec.get_ready()
         self.slot = segment.at(index)
         self.segment_ = segment
         self.index = index

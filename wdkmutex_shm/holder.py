@@ -33,8 +33,8 @@ class Holder(NamedTuple):
 def thread_name(pid: int, tid: int) -> str:
     """Return the kernel's name of a thread, ``?`` if it is gone."""
     try:
-        with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+        with open(f"/proc/{pid}/task/{tid}/comm", "rb") as file:
+            return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return "?"
 

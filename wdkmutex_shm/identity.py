@@ -90,11 +90,12 @@ def command_of(pid: int) -> str:
     ``?`` as well where it cannot be read, for want of a descriptor: the errors that name a process matter more.
     """
     try:
-        import psutil  # here, because only diagnostics need it and it takes a third of the package's import time
-    except (ImportError, OSError):
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            raw = file.read()
+        if not raw:  # a thread of the kernel, or a zombie
+            with open(f"/proc/{pid}/comm", "rb") as file:
+                raw = file.read()
+    except OSError:
         return "?"
-    try:
-        process = psutil.Process(pid)
-        return " ".join(process.cmdline()) or process.name()
-    except (psutil.Error, OSError):
-        return "?"
+    # Arguments end with a zero byte; who has written another title there may have put spaces between them.
+    return " ".join(raw.replace(b"\0", b" ").decode("utf-8", "replace").split()) or "?"

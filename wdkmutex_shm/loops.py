@@ -143,7 +143,8 @@ class TrioWaiter:
 def waiter(timeout: float | None) -> Waiter:
     """Return a waiter for the running task, whose timeout begins now. Raises RuntimeError where none runs."""
     asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
+    running = getattr(asyncio, "_get_running_loop", None)  # None as well while another thread imports it
+    loop = None if running is None else running()
     if asyncio is not None and loop is not None and asyncio.current_task(loop) is not None:
         return AsyncioWaiter(loop, timeout)
     trio = sys.modules.get("trio")

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import time
 from _thread import RLock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from .client import Client, has_segments
 from .errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
+from .handles import forget_segments
 from .names import check_instance, default_instance
-
-if TYPE_CHECKING:
-    from .client import Client
 
 __all__ = ["attached_instance", "client_of", "current", "init", "leave"]
 
@@ -43,8 +42,6 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _make(instance: str, *, timeout: float = 10.0, autostart: bool = False) -> Client:
-    from .client import Client
-
     def revive(left: float) -> None:
         from .autostart import start
 
@@ -67,8 +64,6 @@ def init(instance: str | None, autostart: bool, timeout: float) -> None:
     global _session
     name = default_instance() if instance is None else check_instance(instance)
     deadline = time.monotonic() + timeout
-    from .client import has_segments
-
     with _lock:
         present = _session
         if present is not None and present.pid == os.getpid() and has_segments(present.instance):
@@ -136,6 +131,4 @@ def leave(client: Client | None = None) -> None:
             return
         _session = None
     session.client.close()
-    from .handles import forget_segments
-
     forget_segments()

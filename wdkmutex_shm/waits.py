@@ -7,6 +7,7 @@ the process's start time: the dead never count.
 from __future__ import annotations
 
 import atexit
+import sys
 import time
 from typing import NamedTuple, NoReturn
 
@@ -20,9 +21,10 @@ __all__ = ["DeadlockLink", "Waiter", "all_waits", "count", "label_of", "link_of"
 
 @atexit.register
 def _at_end() -> None:
-    from . import sweep
-
-    sweep.leave_board()
+    # Not imported here: a forked child ends with this, too. Who never had a mutex has not loaded it, nor waited.
+    sweep = sys.modules.get(f"{__package__}.sweep")
+    if sweep is not None:
+        sweep.leave_board()
 
 
 _HOW = {
