@@ -135,8 +135,19 @@ def test_a_daemon_that_does_not_get_ready(instance: str, monkeypatch: pytest.Mon
     assert psutil.Process().children() == before
 
 
-def test_command_where_sys_executable_is_no_python(monkeypatch: pytest.MonkeyPatch, runtime_base: str) -> None:
+@pytest.mark.parametrize("executable", ["", "/usr/bin/uwsgi", "/usr/local/bin/python3"])
+def test_command_where_the_executable_is_not_the_environments(executable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # uWSGI is its own executable; that of PyPI's wheel names the Python that the environment was made with.
+    monkeypatch.setattr(sys, "executable", executable)
+    python, *rest = autostart.command()
+    assert rest == ["-m", "wdkmutex_daemon"]
+    assert os.path.samefile(os.path.dirname(python), os.path.join(sys.prefix, "bin"))
+
+
+def test_command_where_there_is_no_python(monkeypatch: pytest.MonkeyPatch, runtime_base: str) -> None:
     assert autostart.command() == [sys.executable, "-m", "wdkmutex_daemon"]
+    monkeypatch.setattr(sys, "prefix", runtime_base)
+    assert autostart.command() == [sys.executable, "-m", "wdkmutex_daemon"], "better than nothing"
     script = f"{runtime_base}/wdkmutex-daemon"
     with open(script, "w") as file:
         file.write("#!/bin/sh\n")

@@ -31,7 +31,7 @@ _STALE_AFTER = 1.0
 
 def command() -> list[str]:
     """The command that runs the daemon's command line: ``WDKMUTEX_DAEMON`` (split as a shell does), else this Python
-    with ``-m wdkmutex_daemon``, else (where ``sys.executable`` is no Python) the script ``wdkmutex-daemon``.
+    with ``-m wdkmutex_daemon``, else (where none is found) the script ``wdkmutex-daemon``.
 
     Raises:
         DaemonUnavailable: there is none of them.
@@ -39,8 +39,8 @@ def command() -> list[str]:
     override = os.environ.get("WDKMUTEX_DAEMON")
     if override:
         return shlex.split(override)
-    python = sys.executable or ""
-    if any(word in os.path.basename(python) for word in ("python", "pypy")):
+    python = _interpreter()
+    if python is not None:
         return [python, "-m", "wdkmutex_daemon"]
     script = shutil.which("wdkmutex-daemon")
     if script is None:
@@ -49,6 +49,24 @@ def command() -> list[str]:
             "wdkmutex-daemon on PATH; start it yourself, or set WDKMUTEX_DAEMON to its command"
         )
     return [script]
+
+
+def _interpreter() -> str | None:
+    """The interpreter of the environment that this process imports from, None if there is none.
+
+    A server that embeds Python, as uWSGI does, says that it is itself ``sys.executable``, or names the interpreter that
+    the environment was made with, which does not know what is installed there.
+    """
+    folder = os.path.join(sys.prefix, "bin")
+    python = sys.executable or ""
+    found = python if any(word in os.path.basename(python) for word in ("python", "pypy")) else None
+    if found is not None and os.path.dirname(found) == folder:
+        return found
+    for name in (f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3"):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK):
+            return path
+    return found
 
 
 def start(instance: str, timeout: float = 10.0) -> bool:
