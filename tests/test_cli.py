@@ -36,6 +36,7 @@ VERBS = [
     "sweep",
     "doctor",
     "demo",
+    "systemd",
     "completion",
 ]
 

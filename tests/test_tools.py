@@ -1,4 +1,4 @@
-"""The shell tools: what they say when something is missing, and the unit files for systemd."""
+"""The shell tools: what they say when something is missing."""
 
 from __future__ import annotations
 
@@ -127,22 +127,3 @@ def test_a_share_that_is_none(share: str, clone: Path) -> None:
 def test_the_shell_can_read_them(tool: Path) -> None:
     subprocess.run(["bash", "-n", str(tool)], check=True, timeout=DEADLINE)
     assert os.access(tool, os.X_OK) == (tool.suffix != ".sh")
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_systemd_takes_the_units(tmp_path: Path, runtime_base: str) -> None:
-    command = tmp_path / "wdkmutex-daemon"
-    command.write_text("#!/bin/sh\n", encoding="ascii")
-    command.chmod(0o755)
-    units = []
-    for suffix in ("service", "socket"):
-        text = (ROOT / "daemon" / "systemd" / f"wdkmutex-daemon@.{suffix}").read_text(encoding="utf-8")
-        unit = tmp_path / f"wdkmutex-daemon@one.{suffix}"
-        unit.write_text(text.replace("ExecStart=wdkmutex-daemon", f"ExecStart={command}"), encoding="utf-8")
-        units.append(str(unit))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--user", *units], capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"ExecStart={command} run --instance %i" in Path(units[0]).read_text(encoding="utf-8")
-    assert "ListenStream=%t/wdkmutex/%i.sock" in Path(units[1]).read_text(encoding="utf-8")

@@ -35,6 +35,7 @@ VERBS = {
     "sweep": "upkeep",
     "doctor": "upkeep",
     "demo": "demo",
+    "systemd": "units",
     "completion": "completion",
 }
 
