@@ -2,8 +2,8 @@
 
 import os
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 MODULES = [
     "_planted",
@@ -40,6 +40,14 @@ MODULES = [
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
 
+DIRECTIVES = {
+    "language_level": "3",
+    "binding": False,
+    # In the form that CPython reads: inspect.signature() of a compiled method works.
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
+}
+
 flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
 flags += ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
@@ -55,26 +63,31 @@ if os.environ.get("WDKMUTEX_SANITIZE"):
     link = [f"-fsanitize={os.environ['WDKMUTEX_SANITIZE']}"]
     flags += [*link, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 
+
+class Compile(build_ext):
+    """Cython runs when something is compiled: neither a source package nor the metadata needs the C that it makes."""
+
+    def build_extensions(self) -> None:
+        from Cython.Build import cythonize
+
+        made = {one.name: one for one in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
+        for extension in self.extensions:
+            extension.sources, extension.depends = made[extension.name].sources, made[extension.name].depends
+        super().build_extensions()
+
+
 setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                f"wdkmutex_shm.{name}",
-                [f"wdkmutex_shm/{name}.pyx"],
-                depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board")],
-                include_dirs=["wdkmutex_shm"],
-                define_macros=macros,
-                extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],
-                extra_link_args=link,
-            )
-            for name in MODULES
-        ],
-        compiler_directives={
-            "language_level": "3",
-            "binding": False,
-            # In the form that CPython reads: inspect.signature() of a compiled method works.
-            "embedsignature": True,
-            "embedsignature.format": "clinic",
-        },
-    ),
+    cmdclass={"build_ext": Compile},
+    ext_modules=[
+        Extension(
+            f"wdkmutex_shm.{name}",
+            [f"wdkmutex_shm/{name}.pyx"],
+            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board")],
+            include_dirs=["wdkmutex_shm"],
+            define_macros=macros,
+            extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],
+            extra_link_args=link,
+        )
+        for name in MODULES
+    ],
 )
