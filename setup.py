@@ -31,6 +31,7 @@ MODULES = [
     "_watch",
     "_swap",
     "_attach",
+    "_apart",
     "_wire",
     "_turns",
     "_boxed",
@@ -39,6 +40,7 @@ MODULES = [
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
+COLD |= {"_apart"}
 
 DIRECTIVES = {
     "language_level": "3",

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from commands import Command
+from scarce import no_descriptor
 from support import Fork, daemon_pid, gone, segments, wait_until
 from test_server_bad_input import Peer
 
@@ -136,19 +137,16 @@ def test_no_descriptor_left_to_reach_or_start_a_daemon(grt: str) -> None:
     def work() -> list[str]:
         told = []
         session.leave()
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 100), hard))
-        kept = []
-        with contextlib.suppress(OSError):
-            while True:
-                kept.append(os.dup(2))
-        for call in (lambda: Grt.init(grt), lambda: Grt.init(grt, autostart=False), lambda: autostart.start(grt + "x")):
-            try:
-                call()
-            except DaemonUnavailable as error:
-                told.append(str(error))
-        for fd in kept:
-            os.close(fd)
+        with no_descriptor():
+            for call in (
+                lambda: Grt.init(grt),
+                lambda: Grt.init(grt, autostart=False),
+                lambda: autostart.start(grt + "x"),
+            ):
+                try:
+                    call()
+                except DaemonUnavailable as error:
+                    told.append(str(error))
         Grt.init(grt)
         return told
 

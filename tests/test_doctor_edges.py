@@ -37,8 +37,11 @@ def test_no_shared_memory_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
 @pytest.mark.parametrize(("limit", "level"), [(64, WARN), (256, OK)])
 def test_few_open_files(limit: int, level: str) -> None:
     def look() -> list[tuple[str, str, str]]:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        return _of(doctor._limits)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        found = _of(doctor._limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)  # more may be open already
+        return found
 
     with Fork(look) as child:
         found = child.result()[0]

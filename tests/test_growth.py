@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from procs import Child, Line, in_child, in_thread
+from scarce import no_descriptor
 
 from wdkmutex_shm import Grt, PagedPoolAllocFailed, private, shm
 from wdkmutex_shm.names import INLINE_BYTES
@@ -327,19 +327,8 @@ def _without_descriptors(work: Any) -> Any:
     """Run work in a child that has no file descriptor left."""
 
     def starve() -> Any:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))
-        kept = []
-        try:
-            while True:
-                kept.append(os.dup(2))
-        except OSError as error:
-            assert error.errno == errno.EMFILE
-        try:
+        with no_descriptor():
             return work()
-        finally:
-            for fd in kept:
-                os.close(fd)
 
     return in_child(starve)
 

@@ -4,6 +4,11 @@ It is a pair of Unix sockets that keep messages apart (SOCK_SEQPACKET): the kern
 out whole, to one reader. So a writer that is killed has sent a message or has not, and a reader has taken one or has
 not. A message too large for that goes as an anonymous file (memfd) whose descriptor is the message; the kernel removes
 it with the last process that has it, also when it lies in the channel at that time.
+
+A descriptor for which there is no room where it is received is lost (unix(7)). So a reader looks at a message before it
+takes it: it has the descriptor by that, or it takes the message apart, see :mod:`wdkmutex_shm._apart`. A reader that is
+killed between the two leaves the message where it is, and another one that sleeps is not woken for it: hence each of
+them looks again once a second.
 """
 
 from __future__ import annotations
@@ -13,26 +18,56 @@ import errno
 import fcntl
 import io
 import os
+import select
 import socket
 import struct
 import termios
 import time
+from collections.abc import Callable
 from multiprocessing import connection, reduction
 from typing import Any
 
-__all__ = ["Channel", "End", "LostMessage"]
+from .. import _apart, shm
+
+__all__ = ["Channel", "End", "LostMessage", "NotTaken"]
 
 _INLINE = 128 * 1024  # bytes of a message that goes through the socket itself
 _WHOLE, _FILE = b"\0", b"\1"
+_MARK = 8  # random bytes behind _FILE, by which a message that was looked at is known again
+_SHORT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _ANCILLARY = socket.CMSG_SPACE(struct.calcsize("i"))
+_LOOK_AGAIN = struct.pack("ll", 1, 0)  # seconds and microseconds that a reader sleeps at most
 _BUFFER = 1 << 20  # asked for; the kernel gives what net.core.wmem_max allows
 
 
+class NotTaken(OSError):
+    """A large message cannot be taken now. It stays where it is."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(
+            errno.EMFILE,
+            "no file descriptor is free to receive a large message with, and no process can be had that does it "
+            f"({why.strerror}): it stays in the queue. Close files, or raise the limit (ulimit -n, LimitNOFILE=)",
+        )
+        self.why = why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotTaken, (self.why,)
+
+
 class LostMessage(OSError):
-    """A large message is lost, because no descriptor was free to receive it with. Its ``head`` is known."""
+    """A large message is lost. Its ``head`` is known.
+
+    It takes three things at one time: another reader took the message that was looked at, the next one is a large one,
+    and another thread opened the last file that this process may open. Or there is no memory for it.
+    """
 
     def __init__(self, head: bytes) -> None:
-        super().__init__(errno.EMFILE, "no file descriptor was free to receive a large message with: it is lost")
+        super().__init__(
+            errno.EMFILE,
+            "no file descriptor (or no memory) was free to receive a large message with: it is lost. Raise the limits "
+            "(ulimit -n and -v, LimitNOFILE=)",
+        )
         self.head = head
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,6 +94,7 @@ class End(connection.Connection):
         self._socket.settimeout(None)  # whatever socket.setdefaulttimeout() says; the descriptor is everybody's
         self._gives_up = False
         self._spare: list[bytearray] = []  # a buffer to receive into, unless another thread is using it
+        self._short = False  # no descriptor was free when one was wanted last
 
     def _send_bytes(self, message: Any) -> None:
         self.send_whole(b"", message)
@@ -97,14 +133,50 @@ class End(connection.Connection):
         return True
 
     def _send_as_file(self, head: bytes, body: Any, flags: int) -> None:
-        file = os.memfd_create("wdkmutex message", os.MFD_CLOEXEC)
+        label = _FILE + os.urandom(_MARK) + head
+        try:
+            file = _anonymous_file()
+        except OSError as error:
+            if error.errno not in _SHORT_OF_DESCRIPTORS:
+                raise
+            self._send_apart(label, head, body, flags)
+            return
         try:
             _write_all(file, head)
             _write_all(file, body)
             os.lseek(file, 0, os.SEEK_SET)
-            _send_file(self._socket, head, file, flags)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))]
+            # Not socket.send_fds(), which does not pass its flags on.
+            self._while_too_many(lambda: self._socket.sendmsg([label], rights, flags), flags)
         finally:
             os.close(file)
+
+    def _send_apart(self, label: bytes, head: bytes, body: Any, flags: int) -> None:
+        """Send a large message without a free descriptor."""
+        while True:
+            try:
+                self._while_too_many(lambda: _apart.send(self.fileno(), label, head, body), flags)
+                return
+            except BlockingIOError:
+                if flags & socket.MSG_DONTWAIT or not os.get_blocking(self.fileno()):
+                    raise
+            room = select.poll()  # not select(), which ends at descriptor 1023
+            room.register(self.fileno(), select.POLLOUT)
+            room.poll()
+
+    @staticmethod
+    def _while_too_many(send: Callable[[], object], flags: int) -> None:
+        """Send; wait while as many descriptors are under way as this user may have open (unix(7), ETOOMANYREFS)."""
+        while True:
+            try:
+                send()
+                return
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                if flags & socket.MSG_DONTWAIT:
+                    raise BlockingIOError(errno.EAGAIN, "too many large messages are under way") from None
+            time.sleep(0.001)
 
     def _recv_bytes(self, maxlength: int | None = None) -> io.BytesIO | None:
         message = self._take(0)
@@ -119,7 +191,8 @@ class End(connection.Connection):
         """Take a message; None if there is none and the caller does not ``wait``, or has waited long enough.
 
         Raises:
-            EOFError: there is none, and all writers have gone. LostMessage: it is lost, no descriptor was free.
+            EOFError: there is none, and all writers have gone.
+            NotTaken: no descriptor is free, and there is no other way; it stays in the channel. LostMessage: see there.
         """
         if self._handle is None or not self._readable:
             self._check_closed()  # type: ignore[attr-defined]
@@ -133,30 +206,81 @@ class End(connection.Connection):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def _take(self, flags: int) -> bytes | None:
+        message: bytes | None = None
+        while message is None:  # else another reader was faster
+            try:
+                kind = self._socket.recv(1, flags | socket.MSG_PEEK)
+            except BlockingIOError:
+                if self._gives_up or flags & socket.MSG_DONTWAIT:
+                    return None
+                if not os.get_blocking(self.fileno()):
+                    raise  # somebody made the end non-blocking
+                continue  # it has waited for a second, see Channel
+            if not kind:
+                raise EOFError
+            try:
+                message = self._receive() if kind == _WHOLE and not self._short else self._receive_carefully()
+            except BlockingIOError:
+                continue
+        return message
+
+    def _receive(self, known: bytes = b"", file: int = -1) -> bytes:
+        """Receive a message that is there. ``file`` is that of the one whose mark is ``known``."""
         try:
             buffer = self._spare.pop()
         except IndexError:
             buffer = bytearray(_INLINE + 1)
         try:
-            length, ancillary, _, _ = self._socket.recvmsg_into((buffer,), _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+            length, ancillary, _, _ = self._socket.recvmsg_into(
+                (buffer,), _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
             whole = length > 0 and buffer[0] == _WHOLE[0]
             inline = bytes(memoryview(buffer)[1:length])
-        except BlockingIOError:
-            if not (self._gives_up or flags & socket.MSG_DONTWAIT):
-                raise  # somebody made the end non-blocking
-            return None
         finally:
             self._spare = [buffer]
         if whole:
             return inline
         if not length:
             raise EOFError
-        if not ancillary:
-            raise LostMessage(inline)
-        files = array.array("i")
-        files.frombytes(ancillary[0][2][: files.itemsize])
-        with os.fdopen(files[0], "rb", buffering=0) as file:
-            return file.readall()
+        if ancillary:
+            with _first_of(ancillary) as received:
+                return received.readall()
+        if inline[:_MARK] != known:
+            raise LostMessage(inline[_MARK:])
+        with os.fdopen(file, "rb", buffering=0, closefd=False) as looked_at:
+            return looked_at.readall()
+
+    def _receive_carefully(self) -> bytes:
+        """Receive a message that is there, and may be a large one: once there is a descriptor for it, or apart."""
+        if self._short:
+            try:
+                os.close(os.dup(self.fileno()))
+            except OSError:
+                return self._receive_apart()
+            self._short = False
+        looked, ancillary, _, _ = self._socket.recvmsg(
+            1 + _MARK, _ANCILLARY, socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        )
+        if ancillary:
+            with _first_of(ancillary) as file:
+                return self._receive(looked[1:], file.fileno())
+        if looked[:1] != _FILE:
+            return self._receive()
+        self._short = True
+        return self._receive_apart()
+
+    def _receive_apart(self) -> bytes:
+        try:
+            inline, message = _apart.receive(self.fileno(), _INLINE + 1)
+        except ChildProcessError as error:
+            raise NotTaken(error) from None
+        if not inline:
+            raise EOFError
+        if inline[:1] == _WHOLE:
+            return inline[1:]
+        if message is None:
+            raise LostMessage(inline[1 + _MARK :])
+        return message
 
     def size(self) -> int:
         """How much lies in the channel and was not taken yet; 0 when there is no message.
@@ -175,19 +299,21 @@ def _write_all(file: int, message: Any) -> None:
         done += os.write(file, view[done:])
 
 
-def _send_file(sock: socket.socket, head: bytes, file: int, flags: int) -> None:
-    """Send a descriptor; wait while as many are under way as this user may have open (unix(7), ETOOMANYREFS)."""
-    while True:
-        try:
-            # Not socket.send_fds(), which does not pass its flags on.
-            sock.sendmsg([_FILE, head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))], flags)
-            return
-        except OSError as error:
-            if error.errno != errno.ETOOMANYREFS:
-                raise
-            if flags & socket.MSG_DONTWAIT:
-                raise BlockingIOError(errno.EAGAIN, "too many large messages are under way") from None
-        time.sleep(0.001)
+def _anonymous_file() -> int:
+    """A file in memory, without a name. Where the kernel has, or allows, no memfd_create(2), it lies in /dev/shm."""
+    try:
+        return os.memfd_create("wdkmutex message", os.MFD_CLOEXEC)
+    except OSError as error:
+        if error.errno in _SHORT_OF_DESCRIPTORS:
+            raise
+        return os.open(shm.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _first_of(ancillary: list[tuple[int, int, bytes]]) -> io.FileIO:
+    """The file whose descriptor came with a message."""
+    files = array.array("i")
+    files.frombytes(ancillary[0][2][: files.itemsize])
+    return io.FileIO(files[0], "rb")
 
 
 class Channel:
@@ -196,6 +322,7 @@ class Channel:
     def __init__(self) -> None:
         reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         writing.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_AGAIN)
         self.reader = End(reading.detach(), writable=False)
         self.writer = End(writing.detach(), readable=False)
 

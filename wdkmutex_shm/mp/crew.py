@@ -26,7 +26,7 @@ from typing import Any
 from .. import KMutex
 from ..errors import WorkerDied
 from .cells import must_not_block
-from .channel import End, LostMessage
+from .channel import End, LostMessage, NotTaken
 from .queues import SimpleQueue
 
 __all__ = ["Crew", "Results", "Tasks"]
@@ -37,6 +37,7 @@ _NOTHING = (None, None, None)  # a result of no job: the pool passes it over
 _MARK = "mark"  # in the channel of results: all that was sent before has been read
 _HEAD = struct.Struct("=q")  # before each pickled task or result: its number, _IDLE for the end of tasks
 _LOOK = 1.0  # seconds between two looks whether somebody died whose death nobody was told of
+_NO_DESCRIPTOR = 0.05  # seconds after which a large message that cannot be taken now is tried again
 _SETTLED = 0.5  # seconds after which a task that a living worker took must be claimed
 
 
@@ -50,6 +51,15 @@ def _has_ended(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # a fork server's
         return False
+
+
+def _take(reader: End) -> bytes | None:
+    """Take a message; None if there was none for as long as the reader waits. There is nobody to raise NotTaken to."""
+    while True:
+        try:
+            return reader.take(True)
+        except NotTaken:
+            time.sleep(_NO_DESCRIPTOR)
 
 
 class Tasks:
@@ -67,7 +77,7 @@ class Tasks:
         lost: LostMessage | None = None
         try:
             try:
-                message = self._queue._reader.take(True)
+                message = _take(self._queue._reader)
             except LostMessage as error:
                 message, lost = error.head, error
             assert message is not None
@@ -258,7 +268,7 @@ class Crew:
     def _take_result(self, reader: End) -> tuple[int | None, Any]:
         """Take a message from the channel of results. A result that cannot be received or unpickled is that error."""
         try:
-            while (message := reader.take(True)) is None:
+            while (message := _take(reader)) is None:
                 self._look_for_dead()
         except LostMessage as error:
             return _HEAD.unpack(error.head)[0], (None, None, (False, error))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import pool
 from typing import Any
 
-from .channel import LostMessage
+from .channel import LostMessage, NotTaken
 from .crew import Crew
 
 __all__ = ["Pool"]
@@ -54,6 +54,6 @@ class Pool(pool.Pool):
     def _help_stuff_finish(inqueue: Any, task_handler: Any, _size: int) -> None:
         # The thread that sends tasks may be waiting for room.
         while task_handler.is_alive() and inqueue._reader.poll():
-            with contextlib.suppress(LostMessage):
+            with contextlib.suppress(LostMessage, NotTaken):
                 inqueue._reader.take(False)
             time.sleep(0)

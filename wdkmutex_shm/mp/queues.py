@@ -19,7 +19,7 @@ from queue import Empty, Full
 from typing import Any
 
 from .cells import deadline_of, must_not_block
-from .channel import Channel, End
+from .channel import Channel, End, NotTaken
 from .counter import Counter
 from .ledger import Ledger, open_books
 from .parties import me
@@ -161,6 +161,7 @@ class Queue(queues.Queue):
         Raises:
             ValueError: the queue is closed. queue.Empty: there was none in time.
             IrqlTooHigh: it may have to wait, and the thread must not block.
+            NotTaken, an OSError: a large item cannot be received for want of a file descriptor; it stays in the queue.
             KeyboardInterrupt, or what a signal handler raises. While it waits, nothing is lost by that, and while it
                 writes down that it took an item, the next call returns the item. Where the item is handed from one
                 function to the next, or is unpickled, it is lost, as in multiprocessing.
@@ -174,6 +175,9 @@ class Queue(queues.Queue):
         self._ledger.will_take()
         try:
             raw, noted = self._take(block, timeout)
+        except NotTaken:
+            taking.pop()
+            raise
         except BaseException:
             self._ledger.may_have_lost_one()
             taking.pop()
