@@ -6,6 +6,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = [
+    "_alive",
     "_planted",
     "_thread",
     "_segment",
@@ -40,7 +41,7 @@ MODULES = [
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
-COLD |= {"_apart"}
+COLD |= {"_alive", "_apart"}
 
 DIRECTIVES = {
     "language_level": "3",
@@ -84,7 +85,7 @@ setup(
         Extension(
             f"wdkmutex_shm.{name}",
             [f"wdkmutex_shm/{name}.pyx"],
-            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board")],
+            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board", "alive")],
             include_dirs=["wdkmutex_shm"],
             define_macros=macros,
             extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],

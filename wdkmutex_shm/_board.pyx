@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ._segment cimport Segment, held_since, lock_memory, slot_name
 from ._slot cimport wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
 from ._thread cimport thread_state
+from . import identity
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8(object) except NULL
@@ -49,7 +50,6 @@ cdef extern from "board.h":
     ctypedef struct wdkm_board:
         pass
     int wdkm_taking_back
-    uint64_t wdkm_start_of(uint32_t)
     uint32_t wdkm_wait_next(uint32_t, uint64_t, uint32_t, uint64_t, wdkm_wait *)
     wdkm_board *wdkm_board_mapped
     int wdkm_board_stays
@@ -108,7 +108,7 @@ def taking_back(bint is_so):
 
 def started(uint32_t pid):
     """Return the start time of a process in clock ticks since boot, 0 if there is none such, or it cannot be read."""
-    return wdkm_start_of(pid)
+    return identity.start_time(pid) or 0
 
 
 cdef bint is_noted(uint64_t ticket) noexcept:

@@ -137,7 +137,7 @@ cdef class Handle:
             raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
         if owner == 0 or not (wdkm_word_held(word) or wdkm_word_abandoned(word)):
             return None
-        return holder.holder_of(owner >> 32, owner & 0xffffffff, held, alive=not wdkm_word_abandoned(word))
+        return holder.holder_of(owner >> 32, owner & 0xffffffff, held, abandoned=wdkm_word_abandoned(word))
 
     def waiters(self):
         """Return who waits for the mutex, as a tuple of :class:`~wdkmutex_shm.Waiter`, who has waited longest first.

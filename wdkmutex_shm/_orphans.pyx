@@ -13,6 +13,7 @@ from ._guard cimport FAILED, HELD, Guard
 from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread
 from ._tasks cimport poke
 from ._thread cimport before_fork, thread_state
+from ._alive import thread_gone
 
 cdef extern from "Python.h":
     void PyErr_WriteUnraisable(object)
@@ -84,7 +85,7 @@ cdef int forget_ended() except -1:
     """Drop what was left to threads that have ended."""
     global orphans
     for serial, (tid, _) in list(left.items()):
-        if before_fork(serial) or not os.path.exists(f"/proc/self/task/{tid}"):
+        if before_fork(serial) or thread_gone(os.getpid(), tid):
             for guard in left.pop(serial, (0, ()))[1]:
                 orphans -= 1
                 (<Guard>guard).flags &= ~HELD

@@ -11,12 +11,13 @@ from _thread import RLock
 from weakref import WeakValueDictionary
 
 cimport cython
-from libc.errno cimport errno
+from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport close
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
+from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap,
+                         munmap)
 
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
@@ -257,6 +258,27 @@ cdef class Segment:
     @property
     def size_bytes(self):
         return self.size
+
+    def unshare(self):
+        """Map the segment anew, in place, through an open file description of this process's own.
+
+        A flock(2) belongs to the description, which forked processes share and mappings keep open: only from then on does
+        that of this process say nothing of theirs.
+
+        Raises:
+            OSError: the name is gone, or another segment's. SegmentRefused, PagedPoolAllocFailed.
+        """
+        cdef int fd = shm.open_segment(self.name)
+        try:
+            if not os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
+                raise FileNotFoundError(ENOENT, os.strerror(ENOENT), self.name)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Whatever thread is in the midst of using it finds the same pages at the same place.
+            if mmap(self.header, self.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
+                raise OSError(errno, os.strerror(errno), self.name)
+            os.dup2(fd, self.fd, False)
+        finally:
+            os.close(fd)
 
     def flag_destroyed(self):
         """Record that the pool is being destroyed, so that a successor finishes it."""

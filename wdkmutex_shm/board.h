@@ -14,13 +14,13 @@
 #define WDKM_BOARD_H
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "alive.h"
 #include "slot.h"
 
 #define WDKM_BOARD_MAGIC UINT64_C(0x3144524f424d4b57) /* "WKMBORD1" */
@@ -88,33 +88,6 @@ static void wdkm_board_forked(void) {
     wdkm_board_again = 0;
 }
 static int wdkm_board_watch_forks(void) { return pthread_atfork(NULL, NULL, wdkm_board_forked); }
-
-/* Start time of a process in clock ticks since boot (proc(5), field 22), 0 if it is gone. */
-static uint64_t wdkm_start_of(uint32_t pid) {
-    char path[32], text[1024], *at;
-    ssize_t length;
-    int field, fd;
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    length = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (length <= 0) return 0;
-    text[length] = 0;
-    at = strrchr(text, ')');
-    for (field = 2; at && field < 22; ++field) at = strchr(at + 1, ' ');
-    return at ? strtoull(at + 1, NULL, 10) : 0;
-}
-
-static uint64_t wdkm_my_start(uint32_t pid) {
-    static uint32_t known = 0;
-    static uint64_t start;
-    if (known != pid) {
-        start = wdkm_start_of(pid);
-        known = pid;
-    }
-    return start;
-}
 
 static void wdkm_board_path(char *path, size_t size) {
     struct stat namespace;
@@ -223,7 +196,7 @@ static uint32_t wdkm_wait_place(uint64_t owner, uint32_t kind, uint64_t generati
 
 static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
     uint64_t had = __atomic_load_n(&wait->owner, __ATOMIC_RELAXED);
-    if (had != 0 && !(from_the_dead && kill((pid_t)(had >> 32), 0) && errno == ESRCH)) return 0;
+    if (had != 0 && !(from_the_dead && wdkm_process_gone((uint32_t)(had >> 32)) == WDKM_GONE)) return 0;
     return wdkm_cas64(&wait->owner, had, owner);
 }
 

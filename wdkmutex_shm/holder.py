@@ -19,7 +19,7 @@ class Holder(NamedTuple):
         thread: the thread's name as the kernel knows it, or ``?``.
         command: the process's command line, or ``?`` if it is gone.
         held_for: seconds since the hold was first seen by anyone, a lower bound: locking reads no clock.
-        alive: False when the process has died and nobody took the lock over yet.
+        alive: False when the thread, or its process, is proved to have ended and nobody took the lock over yet.
     """
 
     pid: int
@@ -39,8 +39,9 @@ def thread_name(pid: int, tid: int) -> str:
         return "?"
 
 
-def holder_of(pid: int, tid: int, held_for: float | None, *, alive: bool) -> Holder:
-    """Return the :class:`Holder` for an owner word."""
+def holder_of(pid: int, tid: int, held_for: float | None, *, abandoned: bool) -> Holder:
+    """Return the :class:`Holder` for an owner word. ``abandoned``: whether the kernel marked the lock."""
+    alive = not abandoned and not identity.has_ended(pid, tid)
     return Holder(pid, tid, thread_name(pid, tid), identity.command_of(pid), held_for or 0.0, alive)
 
 

@@ -1,6 +1,16 @@
-"""Who a process is, beyond its pid, and how it is proved dead.
+"""Who a process is, beyond its pid, and how it is proved dead. Everybody asks here.
 
 A pid alone proves nothing: it is reused. A process here is its pid, its start time and the boot it belongs to.
+
+It is dead when that is proved, and else it lives. Proofs are:
+
+* no process has its pid, or the one that has it has ended and waits to be reaped: the kernel says so, whoever asks;
+* the process that has its pid began at another time, read in a /proc that is certainly of this pid namespace.
+
+That a file in /proc is missing or may not be read proves nothing: hidepid, ProtectProc= of systemd, other users and the
+restrictions on processes that have changed their user are normal. So where the start time of a living process is not to
+be seen, it is taken for the one that is meant, even if that one died and another got its pid: what the dead one held is
+then free once that pid is, too.
 """
 
 from __future__ import annotations
@@ -9,11 +19,13 @@ import os
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Identity", "boot_id", "command_of", "image", "is_dead", "me", "pid_namespace", "start_time"]
+from . import _alive
+
+__all__ = ["Identity", "boot_id", "command_of", "has_ended", "image", "is_dead", "me", "pid_namespace", "start_time"]
 
 
 class Identity(NamedTuple):
-    """A process for all time: pid, start time in clock ticks since boot (proc(5), field 22)."""
+    """A process for all time: pid, start time in clock ticks since boot (proc(5), field 22; see `alive.h`)."""
 
     pid: int
     start: int
@@ -32,14 +44,11 @@ def pid_namespace() -> int:
 
 
 def start_time(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks since boot, or None if no such process exists."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command, in parentheses, may itself hold spaces and parentheses: count the fields from its end.
-    return int(text[text.rindex(b")") + 2 :].split()[19])
+    """Return the start time of a process in clock ticks since boot. None if it is not to be seen: it may well live.
+
+    It is the same number in all time namespaces.
+    """
+    return _alive.start_of(pid) or None
 
 
 _images: dict[int, int] = {}
@@ -62,26 +71,85 @@ def me() -> Identity:
     if _mine is None or _mine.pid != pid:
         start = start_time(pid)
         assert start is not None, "/proc/self/stat must be readable"
+        if _mine is not None:
+            _note_restored(_mine)
         _mine = Identity(pid, start)
     return _mine
 
 
-def is_dead(pid: int, start: int) -> bool:
-    """Tell whether the process is proved dead: no such pid, another start time, or a zombie.
+_restored = False  # the start times that this process knows of others may have been of another life
 
-    A zombie has one thread. Where the first thread has ended before others the state is the same, but those still run.
+
+def _note_restored(known: Identity) -> None:
+    """Note whether a process that this one or its parent knew to be itself began at another time than it had thought.
+
+    So it is after it was restored from a checkpoint (CRIU).
+    """
+    global _restored
+    now = None if known.pid not in (os.getpid(), os.getppid()) else start_time(known.pid)
+    _restored = _restored or now not in (None, known.start)
+
+
+def has_ended(pid: int, tid: int | None = None) -> bool:
+    """Tell whether no process has that pid, or the one that has it has ended; or whether it has no thread ``tid``.
+
+    For what was noted without a start time. Only for processes of this pid namespace; the caller checks that first.
+    """
+    state = _alive.process_state(pid)
+    if state == _alive.CANNOT_ASK:
+        return _is_zombie(pid)
+    return state == _alive.GONE or (tid not in (None, pid) and _alive.thread_gone(pid, tid))
+
+
+def is_dead(pid: int, start: int | None) -> bool:
+    """Tell whether the process is proved dead: no such pid, a zombie, or another start time.
+
+    A zombie is one whose threads have all ended. Where only the first one has, others still run.
 
     Only for processes of this boot and this pid namespace; the caller checks that first.
+
+    Args:
+        start: its start time, as :func:`start_time` told it; None if it was not to be seen.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    if has_ended(pid):
         return True
+    try:
+        now = start_time(pid)
+        if now is None or start is None or now == start or (now | start) & _alive.START_OF_ITS_OWN:
+            return False
+        return _is_conclusive()
     except OSError:
         return False
-    rest = fields[fields.rindex(b")") + 2 :].split()
-    return int(rest[19]) != start or rest[0] == b"X" or (rest[0] == b"Z" and int(rest[17]) <= 1)
+
+
+def _is_conclusive() -> bool:
+    """Whether start times that differ are those of two processes."""
+    _note_restored(me())
+    return not _restored and _is_proc_ours()
+
+
+def _is_proc_ours() -> bool:
+    """Whether the pids in /proc are those of this process's pid namespace."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return False
+    # The pids of this process in the namespaces from that of /proc down to its own.
+    pids = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
+    return pids == [b"%d" % os.getpid()]
+
+
+def _is_zombie(pid: int) -> bool:
+    """Where the kernel cannot be asked whether a process has ended: whether its state is that of one that has."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return False
+    # The command, in parentheses, may itself hold spaces and parentheses: count the fields from its end.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return (fields[0] == b"X" or (fields[0] == b"Z" and int(fields[17]) <= 1)) and _is_proc_ours()
 
 
 def command_of(pid: int) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Set
 
 from . import _board, data, identity, journal, shm
 from ._segment import Segment, attached_segments
-from ._thread import forks
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, private_prefix, user_prefix
 from .pool import Pool
@@ -146,33 +145,17 @@ def _only_user(segments: list[Segment]) -> bool:
     """Whether no other process uses these segments of one pool, which the calling process has mapped and flocked."""
     try:
         for segment in segments:
+            segment.unshare()
+        for segment in segments:
             fcntl.flock(segment.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever attached by name has a lock of its own, which fails ours. Forked processes share one.
-        return forks() == 0 or not _mapped_elsewhere([segment.name for segment in segments])
-    except OSError:
+        return True
+    except (OSError, SegmentRefused, PagedPoolAllocFailed):
         return False
     finally:
-        for segment in segments:
-            if segment.descriptor >= 0:
-                fcntl.flock(segment.descriptor, fcntl.LOCK_SH)
-
-
-def _mapped_elsewhere(names: list[str]) -> bool:
-    """Whether another process, as far as we may look into it, has one of the segments mapped (proc(5), maps).
-
-    A process that we may not look into cannot be a forked child of ours: changing its user would have needed exec.
-    """
-    wanted = [(shm.FOLDER + name).encode() for name in names]
-    for pid in os.listdir("/proc"):
-        if pid.isdigit() and int(pid) != os.getpid():
-            try:
-                with open(f"/proc/{pid}/maps", "rb") as file:
-                    maps = file.read()
-            except OSError:
-                continue
-            if any(name in maps for name in wanted):
-                return True
-    return False
+        with contextlib.suppress(OSError):
+            for segment in segments:
+                if segment.descriptor >= 0:
+                    fcntl.flock(segment.descriptor, fcntl.LOCK_SH)
 
 
 def orphan_data(pool: Pool, known: Set[int] = frozenset()) -> list[str]:

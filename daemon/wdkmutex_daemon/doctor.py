@@ -319,7 +319,7 @@ def _instance_pool(prefix: str, names: list[str]) -> Found:
         )
     demo = _DEMO.match(instance)
     if demo:
-        if identity.start_time(int(demo[1])) is None:
+        if identity.has_ended(int(demo[1])):
             yield (
                 WARN,
                 f"a demo that was killed left instance {instance}",

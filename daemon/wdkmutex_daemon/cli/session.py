@@ -48,13 +48,13 @@ def wait_for_end(pid: int, start: int | None, timeout: float) -> bool:
     """Wait until a process has ended. Tells whether it has.
 
     Args:
-        pid: the process. start: its start time, as :func:`wdkmutex_shm.identity.start_time` told; None if it was gone.
+        pid: the process. start: its start time, as :func:`wdkmutex_shm.identity.start_time` told.
         timeout: seconds.
     """
     from wdkmutex_shm.identity import is_dead
 
     deadline = time.monotonic() + timeout
-    while start is not None and not is_dead(pid, start):
+    while not is_dead(pid, start):
         if time.monotonic() >= deadline:
             return False
         time.sleep(_LOOK_EVERY)

@@ -151,7 +151,7 @@ def _remove(instance: str) -> None:
     client.close()
     Grt.destroy()
     deadline = time.monotonic() + END_SECONDS
-    while started is not None and not identity.is_dead(pid, started) and time.monotonic() < deadline:
+    while not identity.is_dead(pid, started) and time.monotonic() < deadline:
         time.sleep(TICK)
 
 
