@@ -71,11 +71,15 @@ class Fork:
     """A forked child that runs a function of no arguments and reports what it returned or raised.
 
     ``result()`` waits for it. A child that is still alive when the ``with`` is left is killed.
+
+    Args:
+        work: the function.
+        fork: forks.
     """
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> None:
         self._receive, send = multiprocessing.Pipe(duplex=False)
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
             code = 1
             try:

@@ -33,8 +33,15 @@ def application(environ, start_response):
         guard = quota().lock()
         guard.value["everybody"] = -1
         os.kill(os.getpid(), 9)
-    (client,) = query["client"]
-    answer = allowed("everybody", 10**9) and allowed(client, 1)
+    if "hold" in query:
+        lock.acquire()
+        os.kill(os.getpid(), 9)
+    if "lock" in query:
+        answer = lock.acquire(timeout=20)
+        lock.release()
+    else:
+        (client,) = query["client"]
+        answer = allowed("everybody", 10**9) and allowed(client, 1)
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps({"allowed": answer, "pid": os.getpid(), "master": os.getppid()}).encode()]
 """
@@ -186,14 +193,28 @@ def uwsgi(*words: str) -> list[str]:
     return [script, *where, "--no-orphans", "--die-on-term", "--disable-logging", *words]
 
 
+EARLY = """
+from wdkmutex_shm import mp
+
+quota()
+lock = mp.get_context("fork").Lock()
+with lock:
+    pass
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("early", [False, True], ids=["", "opened before the fork"])
-def test_uwsgi_which_forks_without_telling_python(early: bool, tmp_path: Path, instance: str) -> None:
-    application = WSGI + "\n\nquota()\n" * early
-    with server(tmp_path, instance, application, *uwsgi()) as web, load(web) as clients:
+@pytest.mark.parametrize("early", ["", EARLY], ids=["", "opened before the fork"])
+def test_uwsgi_which_forks_without_telling_python(early: str, tmp_path: Path, instance: str) -> None:
+    with server(tmp_path, instance, WSGI + early, *uwsgi()) as web, load(web) as clients:
         clients.more()
         kill_the_daemon(instance, clients)
         kill_a_holder(web, clients)
+        if early:
+            assert web.ask(hold="1") is None, "a worker was killed while it held a lock of mp"
+            answer = web.ask(lock="1")
+            assert answer is not None
+            assert answer["allowed"], "whose holder, its master, is taken for alive"
         web.kill_master()
         web.start()
         clients.more()

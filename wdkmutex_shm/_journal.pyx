@@ -21,6 +21,7 @@ from ._slot cimport (WDKM_JOURNAL_MAGIC, WDKM_LAYOUT, WDKM_NOTE, WDKM_NOTE_COMMI
                      wdkm_word_abandoned)
 from ._thread cimport fork_count, thread_state
 from . import journal as journals
+from ._thread import times_forked
 
 cdef extern from "slot.h":
     size_t offsetof_pending "offsetof(wdkm_slot, pending)"
@@ -37,7 +38,7 @@ SLOT_BYTES = size_of_slot
 cdef wdkm_journal *mine = NULL
 cdef uint64_t my_note = 0
 cdef uint64_t forks_seen = 0
-cdef object maker = None        # pid of the process that made it
+cdef object maker = None        # the process that made it
 cdef object user = ""           # what the names of its user's segments begin with
 cdef object known_prefix = None # of the pool that was asked about last
 
@@ -48,9 +49,13 @@ cdef int journal_for(Segment segment) except -1:
     return look_closer(segment)
 
 
+cdef object me_now():
+    return os.getpid(), times_forked()  # a child of a child may have the pid of the first
+
+
 cdef int look_closer(Segment segment) except -1:
     global forks_seen, known_prefix
-    if mine == NULL or maker != os.getpid() or not segment.prefix.startswith(user):
+    if mine == NULL or maker != me_now() or not segment.prefix.startswith(user):
         make(segment)
     forks_seen = fork_count()
     known_prefix = segment.prefix
@@ -75,7 +80,7 @@ cdef int make(Segment segment) except -1:
         raise journals.no_room(note, prefix, code)
     mine = <wdkm_journal *>base
     my_note = note
-    maker = os.getpid()
+    maker = me_now()
     user = prefix
     return 0
 

@@ -24,6 +24,7 @@ from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM
                      wdkm_mutex_init, wdkm_now, wdkm_planted, wdkm_slot, wdkm_store64, wdkm_word_held)
 from . import identity, shm
 from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed
+from .forks import in_child, settle
 
 cdef extern from *:
     """
@@ -46,13 +47,11 @@ cdef object attached = WeakValueDictionary()
 cdef object attaching = RLock()
 
 
+@in_child
 def renew_lock():
     """In a forked child: whoever held it in the parent is not here to release it."""
     global attaching
     attaching = RLock()
-
-
-os.register_at_fork(after_in_child=renew_lock)
 
 #: Where slots begin in a segment, in bytes, and how long one is.
 HEADER_BYTES = WDKM_HEADER
@@ -159,6 +158,7 @@ cdef class Segment:
         self._check()
         if nonce is not None and self.header.nonce != <uint64_t>nonce:
             raise MutexDestroyed(f"segment {name} was removed and made anew since this handle was made", name=name)
+        settle()
         with attaching:
             found = attached.get((name, self.header.nonce))
             if found is not None:

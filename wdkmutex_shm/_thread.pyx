@@ -177,6 +177,11 @@ def thread_serial():
     return wdkm_self().serial
 
 
+def times_forked():
+    """Return how many forks lie between the process that loaded this module and the calling one; also those that C made."""
+    return wdkm_current_epoch()
+
+
 def forks():
     """Return how many times this process forked or was forked since this module was loaded."""
     return fork_count()

@@ -19,6 +19,7 @@ from . import paths
 from ._turns import Turns
 from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRefused, WdkMutexError
+from .forks import in_child, settle
 from .names import check_instance, instance_prefix, pool_segment
 from .protocol import FRAME_CAP, PROTOCOL, VERBS, decode_reply, encode_request
 
@@ -31,12 +32,10 @@ _PAUSE = 0.01
 _clients: WeakSet[Client] = WeakSet()
 
 
-def _after_fork_in_child() -> None:
+@in_child
+def _forget_parent() -> None:
     for client in list(_clients):
         client._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Reply(NamedTuple):
@@ -140,7 +139,6 @@ class Client:
         self._leaving = False
         self._aside: Client | None = None
         self._turns = Turns()
-        self._pid = os.getpid()
         self._session = int.from_bytes(os.urandom(8), "big")
         if old is not None:
             old.close()
@@ -205,6 +203,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""
+        settle()
         if self._turns.mine():
             self._leaving = True  # a signal handler's wish; the call that it interrupted is still to have its reply
             return
@@ -229,8 +228,7 @@ class Client:
     # --- one request
 
     def _submit(self, verb: str | None, params: dict[str, Any], timeout: float, resend: bool = True) -> Reply:
-        if self._pid != os.getpid():  # forked by other means than os.fork
-            self._forget()
+        settle()
         if self._turns.mine():
             return self._beside()._submit(verb, params, timeout, resend)
         deadline = time.monotonic() + timeout

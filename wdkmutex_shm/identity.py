@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from . import _alive
+from .forks import in_child, settle
 
 __all__ = ["Identity", "boot_id", "command_of", "has_ended", "image", "is_dead", "me", "pid_namespace", "start_time"]
 
@@ -56,24 +57,33 @@ _images: dict[int, int] = {}
 
 def image() -> int:
     """Return a random number for the program that the calling process runs; exec changes it, and so does fork."""
+    settle()
     return _images.get(os.getpid()) or _images.setdefault(os.getpid(), int.from_bytes(os.urandom(4), "little"))
 
 
-os.register_at_fork(after_in_child=_images.clear)
+in_child(_images.clear)
 
 _mine: Identity | None = None
+_is_stale = False
+
+
+@in_child
+def _doubt() -> None:
+    global _is_stale
+    _is_stale = True  # even where the pid is the same: a child of a child may have that of the first
 
 
 def me() -> Identity:
     """Return the identity of the calling process."""
-    global _mine
+    global _mine, _is_stale
+    settle()
     pid = os.getpid()
-    if _mine is None or _mine.pid != pid:
+    if _mine is None or _is_stale or _mine.pid != pid:
         start = start_time(pid)
         assert start is not None, "/proc/self/stat must be readable"
         if _mine is not None:
             _note_restored(_mine)
-        _mine = Identity(pid, start)
+        _mine, _is_stale = Identity(pid, start), False
     return _mine
 
 

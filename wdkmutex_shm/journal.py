@@ -17,6 +17,7 @@ import time
 
 from . import identity, shm
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
+from .forks import in_child, settle
 from .names import user_prefix
 
 __all__ = ["decided", "make", "name_of", "no_room", "sweep", "user_of"]
@@ -90,10 +91,11 @@ def make(user: str) -> tuple[int, int]:
 
 
 _registered: set[int] = set()
-os.register_at_fork(after_in_child=_registered.clear)
+in_child(_registered.clear)
 
 
 def _at_end() -> None:
+    settle()
     pid = os.getpid()
     if pid in _registered:
         return

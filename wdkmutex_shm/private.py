@@ -18,6 +18,7 @@ import sys
 
 from . import _tenant, data, identity, shm
 from ._segment import Segment
+from .forks import in_child, settle
 from .names import INLINE_BYTES, data_segment, private_prefix
 from .pool import Pool, SlotRef
 from .types import TypeTag
@@ -69,6 +70,7 @@ def the_pool() -> PrivatePool:
 
     A process that changes its user begins another: segments of the old one's name are not its own to make.
     """
+    settle()
     me = os.getpid(), os.geteuid()
     pool = _pools.get(me)
     if pool is None:
@@ -81,12 +83,13 @@ def the_pool() -> PrivatePool:
 
 
 _registered: set[int] = set()
-os.register_at_fork(after_in_child=_pools.clear)
-os.register_at_fork(after_in_child=_registered.clear)
+in_child(_pools.clear)
+in_child(_registered.clear)
 
 
 def at_end() -> None:
     """See to it that this process removes the private pools that nobody uses after it."""
+    settle()
     pid = os.getpid()
     if pid in _registered:
         return

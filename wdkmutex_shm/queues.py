@@ -23,7 +23,6 @@ waits, also while the lock goes from task to task of one loop.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -35,6 +34,7 @@ from ._board import WAIT_TASK, Wait
 from ._request import anyone_starves, attempt, expire, held_by_task, ticket, waiting
 from ._watch import ON_RELEASE, is_free, served, sleep, starve, watch
 from .errors import MutexDestroyed
+from .forks import in_child, settle
 
 if TYPE_CHECKING:
     from weakref import ref
@@ -246,15 +246,13 @@ class _Helper(threading.Thread):
 _idle: list[_Helper] = []
 
 
+@in_child
 def _forget_parent() -> None:
     """In a forked child: its only thread waits for nothing, and there are no helpers."""
     global _lock
     _lock = threading.RLock()
     waiting.clear()
     _idle.clear()
-
-
-os.register_at_fork(after_in_child=_forget_parent)
 
 
 async def contend(
@@ -265,6 +263,7 @@ async def contend(
     Raises:
         LockTimeout, AlreadyOwned, MutexDestroyed, and what cancels the running task.
     """
+    settle()
     waiter = loops.waiter(timeout)
     try:
         with _lock:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from .client import Client, has_segments
 from .errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
+from .forks import in_child, settle
 from .handles import forget_segments
 from .names import check_instance, default_instance
 
@@ -33,12 +34,10 @@ _others: dict[str, Client] = {}
 _lock = RLock()  # recursive, for a signal handler that comes in between
 
 
-def _after_fork_in_child() -> None:
+@in_child
+def _forget_parent() -> None:
     global _lock
     _lock = RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _make(instance: str, *, timeout: float = 10.0, autostart: bool = False) -> Client:
@@ -62,6 +61,7 @@ def _is_open(client: Client) -> bool:
 def init(instance: str | None, autostart: bool, timeout: float) -> None:
     """Attach this process to an instance. See :meth:`wdkmutex_shm.Grt.init`."""
     global _session
+    settle()
     name = default_instance() if instance is None else check_instance(instance)
     deadline = time.monotonic() + timeout
     with _lock:
@@ -93,6 +93,7 @@ def current() -> Client:
         DaemonUnavailable: it has segments but no daemon.
     """
     global _session
+    settle()
     session = _session
     if session is None:
         with _lock:
@@ -107,6 +108,7 @@ def current() -> Client:
 
 def client_of(instance: str) -> Client:
     """The client of any instance, attached or not: for a mutex that came to this process by other ways."""
+    settle()
     session = _session
     if session is not None and session.instance == instance:
         return session.client
@@ -125,6 +127,7 @@ def attached_instance() -> str | None:
 def leave(client: Client | None = None) -> None:
     """Detach this process (only if it is attached through ``client``, when that is given)."""
     global _session
+    settle()
     with _lock:
         session = _session
         if session is None or (client is not None and session.client is not client):

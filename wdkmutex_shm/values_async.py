@@ -9,7 +9,6 @@ lock as well waits for it as for ``lock_async()``, once the value is there.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,6 +19,7 @@ from ._board import WAIT_VALUE, Wait
 from ._request import at_once, holds
 from ._watch import ON_COMMIT, commits, sleep, watch
 from .errors import AlreadyOwned, DriverMutexError, LockTimeout, MutexDestroyed
+from .forks import in_child, settle
 from .values import LONGEST_SLEEP, finish_for_the_dead, newest, no_value
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class _Post(threading.Thread):
             waiter.wake()
 
 
+@in_child
 def _forget_parent() -> None:
     """In a forked child: its only thread waits for nothing, and there are no others."""
     global _lock
@@ -109,11 +110,9 @@ def _forget_parent() -> None:
     _posts.clear()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
-
-
 def _enlist(mutex: Mutex[Any], waiter: loops.Waiter, known: int) -> None:
     """Have a task woken once there is another commit than the one that it knows."""
+    settle()
     with _lock:
         post = _posts.get(mutex)
         if post is None:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import os
-
 from .. import identity
+from .._thread import times_forked
 
 __all__ = ["is_dead", "me", "pid_of"]
 
 _PID_BITS = 22  # the kernel's pids have at most so many
 
 _me = 0
+_forked = -1
 
 
 def me() -> int:
     """Return the number of the calling process."""
-    global _me
-    if not _me:
+    global _me, _forked
+    # Looked at by itself and not through forks.settle(): each lock and each release come here.
+    if _forked != times_forked():
         pid, start = identity.me()
         _me = start << _PID_BITS | pid
+        _forked = times_forked()
     return _me
-
-
-def _forget() -> None:
-    global _me
-    _me = 0
-
-
-os.register_at_fork(after_in_child=_forget)
 
 
 def pid_of(party: int) -> int:
@@ -37,4 +31,4 @@ def pid_of(party: int) -> int:
 
 def is_dead(party: int) -> bool:
     """Whether that process is proved dead. It reads a file in /proc: about 20 microseconds."""
-    return party != _me and identity.is_dead(pid_of(party), party >> _PID_BITS)
+    return party != me() and identity.is_dead(pid_of(party), party >> _PID_BITS)

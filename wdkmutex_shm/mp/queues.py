@@ -18,6 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 from typing import Any
 
+from .._thread import times_forked
 from .cells import deadline_of, must_not_block
 from .channel import Channel, End, NotTaken
 from .counter import Counter
@@ -113,9 +114,15 @@ class Queue(queues.Queue):
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)
+        self._forked = times_forked()
         self._ledger.taking.clear()  # those are other threads' of the process that forked
         self._kept: deque[tuple[bytes, list[bool]]] = deque()  # taken, but an exception kept get() from returning it
         self._send_bytes = self._sem = _Sender(self._writer, self._ledger, self._buffer)
+
+    def _settle(self) -> None:
+        """Begin anew in a process that was forked by other means than multiprocessing, which has no feeder thread."""
+        if self._forked != times_forked():
+            self._reset(after_fork=True)
 
     def __getstate__(self) -> tuple[Any, ...]:
         context.assert_spawning(self)
@@ -135,6 +142,7 @@ class Queue(queues.Queue):
             ValueError: the queue is closed. queue.Full: there was no room in time.
             IrqlTooHigh: it may have to wait, and the thread must not block.
         """
+        self._settle()
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         had: list[bool] = []
@@ -166,6 +174,7 @@ class Queue(queues.Queue):
                 writes down that it took an item, the next call returns the item. Where the item is handed from one
                 function to the next, or is unpickled, it is lost, as in multiprocessing.
         """
+        self._settle()
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         if block:
@@ -196,6 +205,7 @@ class Queue(queues.Queue):
 
     def empty(self) -> bool:
         """Whether there is no item to take."""
+        self._settle()
         return not self._kept and super().empty()
 
     def _take(self, block: bool, timeout: float | None) -> tuple[bytes | None, list[bool]]:
