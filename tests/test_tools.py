@@ -18,7 +18,10 @@ NAMES = (
     "core-debug",
     "core-matrix",
     "coverage",
+    "cpython-tests",
     "demo",
+    "docs",
+    "package",
     "planted-build",
     "prove",
     "sanitize",
@@ -115,12 +118,6 @@ def test_missing_headers_are_one_line_too(tool: str, clone: Path) -> None:
 def test_no_python(clone: Path, path_without_compiler: str) -> None:
     assert "PYTHON=" in _said(clone / "tools" / "demo", PATH=path_without_compiler)
     assert "/bin/false" in _said(clone / "tools" / "demo", PYTHON="/bin/false")
-
-
-@pytest.mark.parametrize("share", ["3/2", "0/2", "1", "1/0"])
-def test_a_share_that_is_none(share: str, clone: Path) -> None:
-    assert share in _said(clone / "tools" / "test", PYTHON=sys.executable, WDKM_SHARE=share)
-    assert not (clone / ".venv").exists()
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
