@@ -32,6 +32,7 @@ MODULES = [
     "_watch",
     "_swap",
     "_attach",
+    "_own",
     "_apart",
     "_wire",
     "_turns",
@@ -41,7 +42,7 @@ MODULES = [
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
-COLD |= {"_alive", "_apart"}
+COLD |= {"_alive", "_apart", "_own"}
 
 DIRECTIVES = {
     "language_level": "3",

@@ -15,6 +15,7 @@ from procs import Worker
 from support import DEADLINE, wait_until
 
 from wdkmutex_shm import Grt, paths
+from wdkmutex_shm import client as clients
 from wdkmutex_shm.client import Client, connect
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, KeyNotFound, ProtocolError, RuntimeFolderRefused
 from wdkmutex_shm.names import instance_prefix
@@ -272,14 +273,14 @@ def test_what_a_signal_handler_raises_while_it_connects(
 ) -> None:
     pretend(lambda verb, params: encode_reply({}))
 
-    class Interrupted(socket.socket):
+    class Interrupted(clients.Socket):
         def connect(self, address: Any) -> None:
             super().connect(address)
             raise KeyboardInterrupt
 
     client = Client(instance)
     with monkeypatch.context() as patch:
-        patch.setattr(socket, "socket", Interrupted)
+        patch.setattr(clients, "Socket", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.open()
     assert client._socket is None

@@ -18,10 +18,13 @@ cdef class Segment:
     cdef readonly Py_ssize_t number
     cdef size_t size
     cdef int fd
+    cdef uint64_t device  # of the file that it is of, and the inode
+    cdef uint64_t inode
     cdef bint closed
     cdef set mapped
     cdef object __weakref__
 
+    cdef bint is_open(self) noexcept
     cdef wdkm_slot *at(self, Py_ssize_t index) except NULL
 
 

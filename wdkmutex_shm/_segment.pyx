@@ -15,6 +15,7 @@ from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close
 from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap,
                          munmap)
@@ -194,7 +195,7 @@ cdef class Segment:
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         cdef int code = errno
         if keep_open:
-            self.fd = fd
+            self._keep(fd)
         else:
             os.close(fd)
         if base == MAP_FAILED:
@@ -205,6 +206,18 @@ cdef class Segment:
         self._set_count(count or (size - WDKM_HEADER) // sizeof(wdkm_slot))
         if lock_memory and mlock(base, size) != 0:
             raise shm.no_room(self.name, size, OSError(errno, os.strerror(errno)))
+
+    def _keep(self, int fd):
+        cdef struct_stat status
+        self.fd = fd
+        if fstat(fd, &status) == 0:
+            self.device, self.inode = status.st_dev, status.st_ino
+
+    cdef bint is_open(self) noexcept:
+        """Whether the descriptor that was kept is still of the segment: the process may have closed all that it had."""
+        cdef struct_stat status
+        return (self.fd >= 0 and fstat(self.fd, &status) == 0 and status.st_dev == self.device
+                and status.st_ino == self.inode)
 
     def _set_count(self, Py_ssize_t count):
         self.local = <wdkm_local *>calloc(count or 1, sizeof(wdkm_local))
@@ -252,8 +265,8 @@ cdef class Segment:
 
     @property
     def descriptor(self):
-        """The open file descriptor, or -1."""
-        return self.fd
+        """The open file descriptor, or -1: none was kept, or it was closed by others."""
+        return self.fd if self.is_open() else -1
 
     @property
     def size_bytes(self):
@@ -268,17 +281,22 @@ cdef class Segment:
         Raises:
             OSError: the name is gone, or another segment's. SegmentRefused, PagedPoolAllocFailed.
         """
+        cdef struct_stat status
         cdef int fd = shm.open_segment(self.name)
         try:
-            if not os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
+            if fstat(fd, &status) != 0 or status.st_dev != self.device or status.st_ino != self.inode:
                 raise FileNotFoundError(ENOENT, os.strerror(ENOENT), self.name)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             # Whatever thread is in the midst of using it finds the same pages at the same place.
             if mmap(self.header, self.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
                 raise OSError(errno, os.strerror(errno), self.name)
-            os.dup2(fd, self.fd, False)
+            if self.is_open():
+                os.dup2(fd, self.fd, False)
+            else:
+                self.fd, fd = fd, -1
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def flag_destroyed(self):
         """Record that the pool is being destroyed, so that a successor finishes it."""
@@ -336,7 +354,7 @@ cdef class Segment:
             free(self.local)
         if self.header != NULL:
             munmap(self.header, self.size)
-        if self.fd >= 0:
+        if self.is_open():
             close(self.fd)  # not os.close: at the end of the interpreter there may be no `os` any more
 
     def __repr__(self):

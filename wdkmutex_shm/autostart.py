@@ -16,6 +16,7 @@ import sys
 import time
 
 from . import paths
+from ._own import above
 from .client import Client
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError
 from .lockfile import LockFile
@@ -150,13 +151,13 @@ def _spawn(instance: str, deadline: float) -> None:
     """Start a daemon and wait until it serves."""
     log = paths.log_path(instance)
     try:
-        receiving, sending = os.pipe()
+        receiving, sending = map(above, os.pipe())
     except OSError as error:
         raise _cannot_start(instance, error) from None
     words = [*command(), "run", "--instance", instance, "--detach", "--ready-fd", str(sending)]
     try:
         try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            output = above(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
         except OSError as error:
             os.close(sending)
             raise _cannot_start(instance, error) from None

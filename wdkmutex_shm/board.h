@@ -89,6 +89,16 @@ static void wdkm_board_forked(void) {
 }
 static int wdkm_board_watch_forks(void) { return pthread_atfork(NULL, NULL, wdkm_board_forked); }
 
+/* As open(2), and never one of the standard three: what is written to the standard error must not come to lie in a file
+ * of ours. */
+static int wdkm_open(const char *path, int flags) {
+    int low = open(path, flags | O_CLOEXEC, 0600), fd;
+    if (low < 0 || low > 2) return low;
+    fd = fcntl(low, F_DUPFD_CLOEXEC, 3);
+    close(low);
+    return fd;
+}
+
 static void wdkm_board_path(char *path, size_t size) {
     struct stat namespace;
     if (stat("/proc/self/ns/pid", &namespace)) namespace.st_ino = 0;
@@ -103,7 +113,7 @@ static int wdkm_board_make(const char *path) {
         uint64_t magic;
         uint32_t layout, records;
     } head = {WDKM_BOARD_MAGIC, WDKM_BOARD_LAYOUT, WDKM_RECORDS};
-    int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = wdkm_open("/dev/shm", O_TMPFILE | O_RDWR);
     if (fd < 0) return 0;
     snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
     int made = !fchmod(fd, 0600) && !posix_fallocate(fd, 0, sizeof(wdkm_board)) &&
@@ -118,7 +128,7 @@ static wdkm_board *wdkm_board_map(const char *path, int make) {
     for (tries = 0; tries < 8; ++tries) {
         struct stat status;
         wdkm_board *board;
-        int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        int fd = wdkm_open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
         if (fd < 0) {
             if (errno != ENOENT || !make || !wdkm_board_make(path)) return NULL;
             continue;
@@ -295,7 +305,7 @@ static int wdkm_slot_of(const char *segment, uint64_t nonce, uint32_t slot, uint
     snprintf(ours, sizeof ours, "/wdkm.%u.", (unsigned)geteuid());
     if (strncmp(segment, ours, strlen(ours)) || strchr(segment + 1, '/')) return 0;
     snprintf(path, sizeof path, "/dev/shm%s", segment);
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    fd = wdkm_open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) return 0;
     got = !fstat(fd, &status) && status.st_uid == geteuid() && S_ISREG(status.st_mode) &&
           pread(fd, &header, sizeof header, 0) == sizeof header && header.magic == WDKM_MAGIC &&

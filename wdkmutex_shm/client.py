@@ -22,6 +22,7 @@ from .errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRe
 from .forks import in_child, settle
 from .names import check_instance, instance_prefix, pool_segment
 from .protocol import FRAME_CAP, PROTOCOL, VERBS, decode_reply, encode_request
+from .sockets import Socket
 
 __all__ = ["Client", "Reply", "connect", "has_segments"]
 
@@ -133,8 +134,8 @@ class Client:
 
     def _forget(self) -> None:
         """Begin without a connection. In a forked child: the socket is the parent's, so only our copy is closed."""
-        old: socket.socket | None = getattr(self, "_socket", None)
-        self._socket: socket.socket | None = None
+        old: Socket | None = getattr(self, "_socket", None)
+        self._socket: Socket | None = None
         self._halfway = False
         self._leaving = False
         self._aside: Client | None = None
@@ -174,7 +175,7 @@ class Client:
         Args:
             verb: one of :data:`wdkmutex_shm.protocol.VERBS`.
             params: the fields of the request, to which its number is added.
-            timeout: seconds, the client's own by default.
+            timeout: seconds; the client's own by default.
             resend: send the request to another daemon than the one that may have carried it out already.
         """
         spec = VERBS.get(verb)
@@ -318,7 +319,9 @@ class Client:
         if self._halfway:
             self._drop()
         if self._socket is not None:
-            return
+            if self._socket.is_here():  # else this process has closed all of its descriptors, as daemons do
+                return
+            self._drop()
         revivals = _TRIES if self._revive is not None else 0
         until = min(deadline, time.monotonic() + self._patience) if self.daemon else 0.0
         while True:
@@ -364,10 +367,10 @@ class Client:
         self.daemon = body or {}
         return True
 
-    def _connected(self, path: str, deadline: float) -> socket.socket | None:
+    def _connected(self, path: str, deadline: float) -> Socket | None:
         """A socket that is connected to a process of our user, or None if nobody listens there."""
         try:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is free
             raise self._unavailable(f"no socket can be made: {error.strerror}") from None
         try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+from ._own import File, above
+
 __all__ = ["LockFile"]
 
 _CHECK_EVERY = 0.02
@@ -22,7 +24,7 @@ class LockFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = -1
+        self._file: File | None = None
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free. Tells whether it was.
@@ -33,11 +35,11 @@ class LockFile:
         import portalocker  # here: it takes long to import, and only those who start a daemon need it
 
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = above(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             try:
                 portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
                 if self._is_current(fd):
-                    self._fd, fd = fd, -1
+                    self._file, fd = File(fd), -1
                     return True
             except portalocker.AlreadyLocked:
                 return False
@@ -56,14 +58,14 @@ class LockFile:
 
     def release(self, *, remove: bool = False) -> None:
         """Give the lock back; with ``remove`` the file goes first, while nobody else can have it locked."""
-        if self._fd < 0:
+        file, self._file = self._file, None
+        if file is None or not file.is_here():  # closed by others in this process, and so the lock is given back
             return
-        fd, self._fd = self._fd, -1
         try:
-            if remove and self._is_current(fd):
+            if remove and self._is_current(file.fd):
                 os.unlink(self.path)
         finally:
-            os.close(fd)
+            file.close()
 
     def _is_current(self, fd: int) -> bool:
         try:

@@ -10,6 +10,7 @@ import os
 
 import posix_ipc
 
+from ._own import above
 from ._planted import planted
 from .errors import PagedPoolAllocFailed, SegmentRefused
 from .names import user_prefix
@@ -43,8 +44,7 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
 
 def _open(name: str, flags: int, size: int) -> int:
     try:
-        fd: int = posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd
-        return fd
+        return above(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
     except posix_ipc.PermissionsError:
         raise SegmentRefused(
             f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name

@@ -28,6 +28,7 @@ from multiprocessing import connection, reduction
 from typing import Any
 
 from .. import _apart, shm
+from .._own import File, above
 
 __all__ = ["Channel", "End", "LostMessage", "NotTaken"]
 
@@ -89,12 +90,25 @@ class End(connection.Connection):
     _writable: bool
 
     def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None:
+        handle = above(handle)
+        self._file = File(handle)
         super().__init__(handle, readable, writable)
         self._socket = _Borrowed(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, handle)
         self._socket.settimeout(None)  # whatever socket.setdefaulttimeout() says; the descriptor is everybody's
         self._gives_up = False
         self._spare: list[bytearray] = []  # a buffer to receive into, unless another thread is using it
         self._short = False  # no descriptor was free when one was wanted last
+
+    def _close(self) -> None:
+        self._file.close()
+
+    def _check_here(self) -> None:
+        if not self._file.is_here():
+            raise OSError(
+                errno.EBADF,
+                "this process has closed the descriptor of the queue, as daemons close all of theirs (os.closerange); "
+                "become a daemon first and make the queue then",
+            )
 
     def _send_bytes(self, message: Any) -> None:
         self.send_whole(b"", message)
@@ -110,6 +124,7 @@ class End(connection.Connection):
         if self._handle is None or not self._writable:
             self._check_closed()  # type: ignore[attr-defined]
             self._check_writable()  # type: ignore[attr-defined]
+        self._check_here()
         flags = 0 if wait else socket.MSG_DONTWAIT
         try:
             if len(head) + len(body) > _INLINE or not self._send_inline(head, body, flags):
@@ -206,6 +221,7 @@ class End(connection.Connection):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def _take(self, flags: int) -> bytes | None:
+        self._check_here()
         message: bytes | None = None
         while message is None:  # else another reader was faster
             try:
@@ -288,6 +304,7 @@ class End(connection.Connection):
         It is in bytes at the reading end. The writing end counts the memory that they take, in which a message that is
         just being taken is included (unix(7), SIOCINQ and SIOCOUTQ).
         """
+        self._check_here()
         counted = fcntl.ioctl(self.fileno(), termios.FIONREAD if self.readable else termios.TIOCOUTQ, bytes(4))
         return int(struct.unpack("i", counted)[0])
 
@@ -302,18 +319,18 @@ def _write_all(file: int, message: Any) -> None:
 def _anonymous_file() -> int:
     """A file in memory, without a name. Where the kernel has, or allows, no memfd_create(2), it lies in /dev/shm."""
     try:
-        return os.memfd_create("wdkmutex message", os.MFD_CLOEXEC)
+        return above(os.memfd_create("wdkmutex message", os.MFD_CLOEXEC))
     except OSError as error:
         if error.errno in _SHORT_OF_DESCRIPTORS:
             raise
-        return os.open(shm.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return above(os.open(shm.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _first_of(ancillary: list[tuple[int, int, bytes]]) -> io.FileIO:
     """The file whose descriptor came with a message."""
     files = array.array("i")
     files.frombytes(ancillary[0][2][: files.itemsize])
-    return io.FileIO(files[0], "rb")
+    return io.FileIO(above(files[0]), "rb")
 
 
 class Channel:
