@@ -8,6 +8,8 @@ from multiprocessing import context as stock
 from multiprocessing import sharedctypes
 from typing import TYPE_CHECKING, Any
 
+from . import processes
+
 if TYPE_CHECKING:
     from .barrier import Barrier
     from .condition import Condition
@@ -116,13 +118,19 @@ class _Types(stock.BaseContext):
 class ForkContext(_Types, stock.ForkContext):
     """Children are forked."""
 
+    Process = processes.ForkProcess
+
 
 class SpawnContext(_Types, stock.SpawnContext):
     """Children are new interpreters."""
 
+    Process = processes.SpawnProcess
+
 
 class ForkServerContext(_Types, stock.ForkServerContext):
     """Children are forked from a clean server process."""
+
+    Process = processes.ForkServerProcess
 
 
 _contexts: dict[str, ForkContext | SpawnContext | ForkServerContext] = {

@@ -12,7 +12,6 @@ the channel of results, behind the results that it had sent. When the note is re
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import struct
 import threading
@@ -27,6 +26,7 @@ from .. import KMutex
 from ..errors import WorkerDied
 from .cells import must_not_block
 from .channel import End, LostMessage, NotTaken
+from .processes import has_ended, is_code_lost
 from .queues import SimpleQueue
 
 __all__ = ["Crew", "Results", "Tasks"]
@@ -43,14 +43,6 @@ _SETTLED = 0.5  # seconds after which a task that a living worker took must be c
 
 def _reraise(error: Exception) -> None:
     raise error
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a child has ended and its exit code was not asked for yet. It can be asked for afterwards."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # a fork server's
-        return False
 
 
 def _take(reader: End) -> bytes | None:
@@ -121,12 +113,15 @@ class Results:
 class _Death:
     """The note of a worker's death."""
 
-    def __init__(self, pid: int, exitcode: int, claimed: int) -> None:
-        self.pid, self.exitcode, self.claimed = pid, exitcode, claimed
+    def __init__(self, worker: process.BaseProcess, claimed: int) -> None:
+        self.pid, self.exitcode, self.claimed = worker.pid or 0, worker.exitcode or 0, claimed
+        self.code_lost = is_code_lost(worker)
 
     def error(self) -> WorkerDied:
         how = f"ended with exit code {self.exitcode}"
-        if self.exitcode < 0:
+        if self.code_lost:
+            how = "ended (its exit code is lost, because SIGCHLD is ignored or its fork server was killed)"
+        elif self.exitcode < 0:
             number = -self.exitcode
             known = {one.value: one.name for one in signal.Signals}
             how = f"was killed by signal {number} ({known.get(number, 'unknown')})"
@@ -181,7 +176,7 @@ class Crew:
         for worker, claim in list(self._workers.items()):
             if worker._popen is not None and worker.exitcode is not None:  # type: ignore[attr-defined]
                 # In this order: until the note is under way, the task counts as claimed.
-                death = _Death(worker.pid or 0, worker.exitcode, claim.peek())
+                death = _Death(worker, claim.peek())
                 self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(death))
                 del self._workers[worker]
                 claim.replace(_IDLE)
@@ -262,7 +257,7 @@ class Crew:
 
     def _look_for_dead(self) -> None:
         """See to it that deaths are noted: a process that inherited a worker's descriptors keeps its sentinel quiet."""
-        if any(_has_ended(worker.pid) for worker in list(self._workers) if worker.pid is not None):
+        if any(map(has_ended, list(self._workers))):
             self.wake()
 
     def _take_result(self, reader: End) -> tuple[int | None, Any]:

@@ -50,6 +50,17 @@ class Pool(pool.Pool):
         self._quick_put = crew.send
         self._quick_get = crew.receive
 
+    def _map_async(
+        self, func: Any, iterable: Any, mapper: Any, chunksize: int | None = None, *callbacks: Any
+    ) -> pool.MapResult[Any]:
+        # multiprocessing divides by the number of workers: there is none for an instant when all of them were killed.
+        if chunksize is None:
+            self._check_running()  # type: ignore[attr-defined]
+            if not hasattr(iterable, "__len__"):
+                iterable = list(iterable)
+            chunksize = -(-len(iterable) // (self._processes * 4))  # type: ignore[attr-defined]
+        return super()._map_async(func, iterable, mapper, chunksize, *callbacks)  # type: ignore[misc, no-any-return]
+
     @staticmethod
     def _help_stuff_finish(inqueue: Any, task_handler: Any, _size: int) -> None:
         # The thread that sends tasks may be waiting for room.
