@@ -86,7 +86,7 @@ setup(
         Extension(
             f"wdkmutex_shm.{name}",
             [f"wdkmutex_shm/{name}.pyx"],
-            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board", "alive")],
+            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board", "alive", "dead")],
             include_dirs=["wdkmutex_shm"],
             define_macros=macros,
             extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],

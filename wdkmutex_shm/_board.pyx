@@ -20,7 +20,8 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ._segment cimport Segment, held_since, lock_memory, slot_name
-from ._slot cimport wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
+from ._dead cimport WDKM_GLANCE, wdkm_holder_dead
+from ._slot cimport wdkm_holder, wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_word_abandoned, wdkm_word_held
 from ._thread cimport thread_state
 from . import identity
 
@@ -295,17 +296,21 @@ def hold_of(str segment not None, uint64_t nonce, uint32_t slot, uint64_t genera
     """
     cdef wdkm_slot slot_
     cdef uint32_t word, tid
+    cdef uint64_t owner
     if not segment.isascii() or not wdkm_slot_of(PyUnicode_AsUTF8(segment), nonce, slot, generation, &slot_):
         return None
     word = wdkm_lock_word(&slot_)
-    tid = slot_.owner & 0xffffffff
+    owner = wdkm_holder(&slot_)
+    tid = owner & 0xffffffff
     if wdkm_word_abandoned(word):
         state = "abandoned"
     elif not wdkm_word_held(word):
         state = "free"
+    elif wdkm_holder_dead(&slot_, word, slot_.held_by, thread_state(), WDKM_GLANCE):
+        state = "abandoned"
     else:
         state = "held" if word & <uint32_t>FUTEX_TID_MASK == tid else "changing"
-    return Hold(state, slot_.owner >> 32, tid, slot_.acquired_low, seen_for(&slot_), slot_.kind, slot_name(&slot_))
+    return Hold(state, owner >> 32, tid, slot_.acquired_low, seen_for(&slot_), slot_.kind, slot_name(&slot_))
 
 
 cdef object seen_for(wdkm_slot *slot):

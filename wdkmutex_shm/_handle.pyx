@@ -10,12 +10,13 @@ cimport cython
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
 
+from ._dead cimport WDKM_GLANCE, WDKM_LOOK, wdkm_holder_dead
 from ._payload cimport forget_stale
 from ._segment cimport Segment, held_for, slot_name
-from ._slot cimport wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
+from ._slot cimport wdkm_holder, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_word_abandoned, wdkm_word_held
 from . import handles, holder, waits
 from ._tenant import empty, reclaim, snapshot, vacate
-from ._thread cimport fork_count
+from ._thread cimport fork_count, thread_state
 from .errors import MutexDestroyed
 from .types import SECTION
 
@@ -131,13 +132,15 @@ cdef class Handle:
             MutexDestroyed: the mutex does not exist any more.
         """
         cdef uint32_t word = wdkm_lock_word(self.slot)
-        cdef uint64_t owner = wdkm_load64(&self.slot.owner)
+        cdef uint64_t owner = wdkm_holder(self.slot)
+        cdef bint dead
         held = held_for(self.slot)
         if wdkm_load64(&self.slot.generation) != self.generation_:
             raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
         if owner == 0 or not (wdkm_word_held(word) or wdkm_word_abandoned(word)):
             return None
-        return holder.holder_of(owner >> 32, owner & 0xffffffff, held, abandoned=wdkm_word_abandoned(word))
+        dead = wdkm_word_abandoned(word) or wdkm_holder_dead(self.slot, word, self.slot.held_by, thread_state(), WDKM_LOOK)
+        return holder.holder_of(owner >> 32, owner & 0xffffffff, held, abandoned=dead)
 
     def waiters(self):
         """Return who waits for the mutex, as a tuple of :class:`~wdkmutex_shm.Waiter`, who has waited longest first.
@@ -177,8 +180,9 @@ cdef class Handle:
         if wdkm_load64(&self.slot.generation) != self.generation_:
             return f"<{kind}{label}, destroyed>"
         word = wdkm_lock_word(self.slot)
-        owner = wdkm_load64(&self.slot.owner)
-        if wdkm_word_abandoned(word):
+        owner = wdkm_holder(self.slot)
+        if wdkm_word_abandoned(word) or wdkm_holder_dead(
+                self.slot, word, self.slot.held_by, thread_state(), WDKM_GLANCE):
             state = "abandoned"
         elif wdkm_word_held(word):
             state = f"held by process {owner >> 32}" if owner else "held"

@@ -9,6 +9,7 @@ free, a waiter is starving    waits politely, at most POLITE, so that the starvi
                               is turned away, unless the starving one has not come for POLITE
 held by this thread           FastMutex: AlreadyOwned; KMutex and CriticalSection never come here
 held by a task of this thread tells the caller, who knows which task it is (OF_TASK)
+held by a thread that is dead  frees it, see `dead.h`: who waits after 1 ms, who may not wait at once
 held in another process       spins for a microsecond or two, then parks
 held in this process          parks at once: the holder may need the GIL
 owner died                    takes it, repairs the slot, marks the mutex consistent, is told
@@ -25,15 +26,17 @@ generation; from SUSPECT on, now and then, whether who holds the lock waits for 
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ._board cimport forget, is_noted, is_waiting, note_lock, takes_back
+from ._dead cimport WDKM_LOOK, wdkm_free_dead, wdkm_free_predecessor, wdkm_look, wdkm_looks, wdkm_try_look
 from ._guard cimport Guard
 from ._journal cimport settle_note
 from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (WDKM_NOTE, WDKM_OF_TASK, WDKM_UNSETTLED, EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT,
                      pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32, wdkm_cas32, wdkm_futex_wait,
-                     wdkm_futex_wake_all, wdkm_keep32, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_lock_word,
+                     wdkm_futex_wake_all, wdkm_holder, wdkm_keep32, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_lock_word,
                      wdkm_now, wdkm_pause, wdkm_planted, wdkm_set32, wdkm_slot, wdkm_starving, wdkm_store32,
                      wdkm_thread, wdkm_unlock, wdkm_word_abandoned)
 from . import deadlock, waits
@@ -69,7 +72,9 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     mutex as it found it, and the next locker does all this again.
     """
     cdef uint64_t serial = thread_state().serial
-    slot.abandoned_pid = <uint32_t>(slot.owner >> 32)
+    slot.abandoned_pid = <uint32_t>(wdkm_holder(slot) >> 32)
+    # Before any Python code: a thread that is named by the lock word, and not here, is a dead one of the same id.
+    slot.held_by = thread_state().word
     slot.abandoned += 1
     try:
         if wdkm_load64(&slot.generation) % 2 == 1:
@@ -159,9 +164,11 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
     cdef uint64_t ticket = 0
     cdef bint back = takes_back()
     cdef int looks = 0
+    cdef wdkm_looks dead_looks
     cdef int code
     cdef bint starving = False
     cdef bint overdue = False
+    memset(&dead_looks, 0, sizeof(dead_looks))
     try:
         while True:
             with nogil:
@@ -184,6 +191,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 return ETIMEDOUT
             PyErr_CheckSignals()
             held_since(slot)  # so that whoever asks knows since when
+            wdkm_look(slot, thread_state(), now - start, &dead_looks)
             if not starving or wdkm_starving(slot) == 0:
                 starving = True
                 wdkm_add32(&slot.starving, 1)
@@ -192,7 +200,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
             elif now >= suspect and not back:
                 looks += 1
                 suspect = now + (SOON if looks < 3 else RARELY)
-                if is_waiting(wdkm_load64(&slot.owner)):
+                if is_waiting(wdkm_holder(slot)):
                     deadlock.refuse(ticket)
             slice_ = min(SLICE, POLITE * max(wdkm_starving(slot), 1) if slot.acquired_low != acquired else slice_ * 4)
             acquired = slot.acquired_low
@@ -209,26 +217,27 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     cdef bint contended = False
     cdef bint abandoned = False
     cdef uint64_t serial
-    cdef int64_t deadline
+    cdef int64_t deadline = INT64_MAX
     if code == EBUSY:
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)
-        if slot.starving != 0 and wdkm_load64(&slot.owner) == me.owner:
+        if slot.starving != 0 and wdkm_holder(slot) == me.owner:
             code = pthread_mutex_trylock(&slot.mutex)  # EDEADLK, behind the back of those who starve
         elif timeout == 0:
             code = take_free(slot, False)
+            if code == EBUSY and wdkm_try_look(slot, me, held_since(slot)):
+                code = take_free(slot, False)
             if code == EBUSY:
-                held_since(slot)
                 return EXPIRED
     if code == EBUSY:
         contended = True
         deadline = INT64_MAX if timeout < 0 else wdkm_now() + timeout
-        if wdkm_load64(&slot.owner) >> 32 != me.owner >> 32:
+        if wdkm_holder(slot) >> 32 != me.owner >> 32:
             for spins in range(SPINS):
                 wdkm_pause()
                 if slot.starving != 0:
                     break
-                if slot.owner == 0:
+                if slot.held_by == 0:
                     code = pthread_mutex_trylock(&slot.mutex)
                     if code != EBUSY:
                         break
@@ -237,8 +246,14 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
             me = thread_state()  # a signal handler may have forked
     if code == EBUSY:
         gone(segment, slot)
-    if code == ETIMEDOUT:
+    if code == ETIMEDOUT and wdkm_free_dead(slot, thread_state(), WDKM_LOOK):
+        code = take_free(slot, False)
+    if code == ETIMEDOUT or code == EBUSY:
         return EXPIRED
+    if code == EDEADLK and wdkm_free_predecessor(slot, me):
+        if contended and timeout > 0:
+            timeout = max(0, deadline - wdkm_now())
+        return settle(segment, index, generation, me, pthread_mutex_trylock(&slot.mutex), timeout)
     if code == EDEADLK:
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)
@@ -264,6 +279,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
     elif (slot.pending & WDKM_NOTE or slot.starving & WDKM_UNSETTLED) and wdkm_load64(&slot.generation) == generation:
         serial = me.serial
+        slot.held_by = me.word
         try:
             if slot.pending & WDKM_NOTE:
                 settle_note(segment, slot)
@@ -277,12 +293,12 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
         gone(segment, slot)
     if contended:
         slot.contended += 1
-    wdkm_acquired(slot, me.owner)
+    wdkm_acquired(slot, me)
     return ABANDONED if abandoned else LIVE
 
 
 cdef int raise_of_task(wdkm_slot *slot, bint own) except -1:
-    cdef uint64_t owner = wdkm_load64(&slot.owner)
+    cdef uint64_t owner = wdkm_holder(slot)
     name = slot_name(slot)
     who = "this task holds" if own else "a task of an event loop of this thread holds"
     raise AlreadyOwned(
@@ -292,8 +308,9 @@ cdef int raise_of_task(wdkm_slot *slot, bint own) except -1:
 
 cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1:
     cdef wdkm_slot *slot = &segment.slots[index]
-    cdef uint64_t owner = wdkm_load64(&slot.owner)
+    cdef uint64_t owner = wdkm_holder(slot)
     wdkm_add32(&slot.timeouts, 1)
+    wdkm_free_dead(slot, thread_state(), WDKM_LOOK)
     waits.raise_timeout(
         slot_name(slot), timeout, owner >> 32, owner & 0xffffffff, held_for(slot), wdkm_starving(slot), segment.nonce, index,
         generation)

@@ -12,7 +12,7 @@ from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
 from ._request cimport new_request
 from ._segment cimport slot_name
-from ._slot cimport (wdkm_acquired, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
+from ._slot cimport (wdkm_acquired, wdkm_holder, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
                      wdkm_word_held)
 from ._tasks cimport is_own_task, task_root
 from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
@@ -46,7 +46,7 @@ cdef class Mutex(Handle):
         cdef int code
         code = attempt(slot)
         if code == 0 and (wdkm_load64(&slot.generation) == self.generation_ or wdkm_planted("no-generation")):
-            wdkm_acquired(slot, me.owner)
+            wdkm_acquired(slot, me)
             return 0
         return settle(self.segment_, self.index, self.generation_, me, code, timeout)
 
@@ -234,7 +234,7 @@ cdef class Mutex(Handle):
 
     def _is_mine(self):
         """Whether the calling thread holds the lock."""
-        return wdkm_load64(&self.slot.owner) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
+        return wdkm_holder(self.slot) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
 
     def lock_async(self, object timeout=None):
         """Wait for the lock in a task of asyncio or Trio: ``async with mutex.lock_async() as guard:``, or ``await``.

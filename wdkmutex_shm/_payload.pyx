@@ -299,7 +299,7 @@ cdef bint still_stands(wdkm_slot *slot, uint64_t commit, uint64_t serial) noexce
     """Whether this thread holds the lock, and this commit is the last. Giving memory back runs Python code: a signal handler in
     it may commit, release the lock, or fork."""
     cdef wdkm_thread *me = thread_state()
-    return me.serial == serial and slot.owner == me.owner and slot.commit == commit
+    return me.serial == serial and slot.held_by == me.word and slot.commit == commit
 
 
 cdef int give_back(Segment segment, Py_ssize_t index, uint64_t commit, uint64_t size, uint64_t serial) except -1:

@@ -34,7 +34,7 @@ from ._lock cimport ABANDONED, EXPIRED, LIVE, nanoseconds, raise_of_task, raise_
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
 from ._segment cimport slot_name
-from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_load32, wdkm_load64,
+from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_holder, wdkm_load32, wdkm_load64,
                      wdkm_local, wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
 from ._tasks cimport queues, task_guard, task_root
 from ._thread cimport before_fork, running_task, thread_state
@@ -106,7 +106,7 @@ cdef Guard attempt_for(Handle handle, object task, bint first):
     # Who passes those that starve by takes a lock whose `starving` may say more than that: what it says is settled below.
     if code == 0 and not first and not slot.starving & WDKM_UNSETTLED and (
             wdkm_load64(&slot.generation) == handle.generation_):
-        wdkm_acquired(slot, me.owner)
+        wdkm_acquired(slot, me)
         return task_guard(handle, me, False, task)
     if code != 0:
         root = own_hold(handle, me, task, &wait)
@@ -164,7 +164,7 @@ def holds(Handle handle not None, object task not None):
     if own_hold(handle, me, task, &wait) is not None:
         return True
     if (not wait and handle.kind == KIND_FAST and task_root(handle, me) is None
-            and wdkm_load64(&handle.slot.owner) == me.owner and wdkm_word_held(wdkm_lock_word(handle.slot))):
+            and wdkm_holder(handle.slot) == me.owner and wdkm_word_held(wdkm_lock_word(handle.slot))):
         raise_before_loop(handle, me)
     return False
 

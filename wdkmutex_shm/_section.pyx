@@ -63,7 +63,7 @@ cdef class CriticalSection(Handle):
         cdef wdkm_local *local = &self.segment_.local[self.index]
         cdef wdkm_slot *slot = self.slot
         if code == 0 and wdkm_load64(&slot.generation) == self.generation_:
-            wdkm_acquired(slot, me.owner)
+            wdkm_acquired(slot, me)
             code = 0
         else:
             code = settle(self.segment_, self.index, self.generation_, me, code, timeout)

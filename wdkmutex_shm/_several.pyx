@@ -100,7 +100,7 @@ cdef Guard guard_of(Mutex mutex, wdkm_thread *me, int64_t wait, int64_t deadline
             return inner_guard(root)
     code = attempt(slot)
     if code == 0 and wdkm_load64(&slot.generation) == mutex.generation_:
-        wdkm_acquired(slot, me.owner)
+        wdkm_acquired(slot, me)
         return new_guard(mutex, me, False)
     if wait > 0:
         wait = max(0, deadline - wdkm_now())
@@ -379,7 +379,7 @@ def take_any(tuple mutexes not None, Py_ssize_t first, bint starving):
 cdef int try_code(Handle handle, wdkm_thread *me, bint starving) except -1:
     cdef int code = pthread_mutex_trylock(&handle.slot.mutex) if starving else attempt(handle.slot)
     if code == 0 and not starving and wdkm_load64(&handle.slot.generation) == handle.generation_:
-        wdkm_acquired(handle.slot, me.owner)
+        wdkm_acquired(handle.slot, me)
         return 0
     return settle(handle.segment_, handle.index, handle.generation_, me, code, 0)
 

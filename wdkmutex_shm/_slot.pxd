@@ -39,7 +39,7 @@ cdef extern from "slot.h" nogil:
 
     ctypedef struct wdkm_slot:
         pthread_mutex_t mutex
-        uint64_t owner
+        uint64_t held_by
         uint32_t starving
         uint32_t acquired_low
         uint64_t generation
@@ -121,6 +121,7 @@ cdef extern from "slot.h" nogil:
     ctypedef struct wdkm_thread:
         uint64_t serial
         uint64_t owner
+        uint64_t word
         int irql
         int fast_held
         int level
@@ -143,7 +144,8 @@ cdef extern from "slot.h" nogil:
     bint wdkm_word_held(uint32_t)
     bint wdkm_word_abandoned(uint32_t)
     int wdkm_mutex_init(wdkm_slot *)
-    void wdkm_acquired(wdkm_slot *, uint64_t)
+    uint64_t wdkm_holder(const wdkm_slot *)
+    void wdkm_acquired(wdkm_slot *, const wdkm_thread *)
     int wdkm_unlock(wdkm_slot *)
     void wdkm_tell_end(wdkm_slot *)
     void wdkm_tell_commit(wdkm_slot *)

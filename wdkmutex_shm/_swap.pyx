@@ -43,7 +43,7 @@ def exchange_if(Mutex mutex not None, int64_t expected, int64_t number, str oper
         raise TypeError(f"exchange_if needs a T of int, not {mutex.codec.label.decode()}")
     code = attempt(mutex.slot)
     if code == 0 and wdkm_load64(&mutex.slot.generation) == mutex.generation_:
-        wdkm_acquired(mutex.slot, me.owner)
+        wdkm_acquired(mutex.slot, me)
     else:
         settle(mutex.segment_, mutex.index, mutex.generation_, me, code, -1)
     try:

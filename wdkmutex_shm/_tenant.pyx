@@ -6,13 +6,16 @@ lock is still held when its tenant moves out stays in quarantine until :func:`re
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ._dead cimport WDKM_GLANCE, WDKM_LOOK, wdkm_free_dead, wdkm_free_predecessor, wdkm_holder_dead
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
-                     wdkm_fence_release, wdkm_load64, wdkm_lock_word, wdkm_slot, wdkm_store64, wdkm_tell_end,
+from ._slot cimport (EBUSY, EDEADLK, EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
+                     wdkm_fence_release, wdkm_holder, wdkm_load64, wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_thread, wdkm_store64, wdkm_tell_end,
                      wdkm_unlock, wdkm_word_abandoned, wdkm_word_held)
+from ._thread cimport thread_state
+
 from collections import namedtuple
 
 from . import data as data_segments
@@ -148,10 +151,13 @@ def reclaim(Segment segment not None, Py_ssize_t index):
     if wdkm_load64(&slot.generation) % 2 == 1:
         return False
     code = pthread_mutex_trylock(&slot.mutex)
+    if (code == EBUSY and wdkm_free_dead(slot, thread_state(), WDKM_LOOK)) or (code == EDEADLK and wdkm_free_predecessor(slot, thread_state())):
+        code = pthread_mutex_trylock(&slot.mutex)
     if code == EOWNERDEAD:
         pthread_mutex_consistent(&slot.mutex)
     elif code != 0:
         return False
+    slot.held_by = thread_state().word
     try:
         empty(segment, index)
         slot.starving = slot.refused = 0
@@ -261,14 +267,39 @@ def references(Segment segment not None):
 
 
 def stamp(Segment segment not None):
-    """Note, for every lock of the segment that is held now, that it was seen held. Returns how many are."""
+    """Note, for every lock of the segment that is held now, that it was seen held; and free those whose holder is dead without the
+    kernel having said so, see `dead.h`. Returns how many are held."""
     cdef Py_ssize_t index
     cdef Py_ssize_t held = 0
+    cdef Py_ssize_t freed = 0
+    cdef wdkm_thread *me = thread_state()
+    cdef int64_t since
+    cdef int64_t now = wdkm_now() // 1000000
+    cdef int64_t turn = now // 2000
     with nogil:
         for index in range(segment.count):
-            if segment.slots[index].generation % 2 == 1 and held_since(&segment.slots[index]) >= 0:
+            if segment.slots[index].generation % 2 == 1:
+                since = held_since(&segment.slots[index])
+                if since < 0:
+                    continue
                 held += 1
-    return held
+                # Looking closely opens a file: not for each of many locks in one round.
+                if now - since >= 1000 and wdkm_free_dead(
+                        &segment.slots[index], me, WDKM_LOOK if (index + turn) % 16 == 0 else WDKM_GLANCE):
+                    freed += 1
+    return held - freed
+
+
+def free_dead(Segment segment not None):
+    """Free every lock of the segment whose holder is dead without the kernel having said so. Returns how many were."""
+    cdef Py_ssize_t index
+    cdef Py_ssize_t freed = 0
+    cdef wdkm_thread *me = thread_state()
+    with nogil:
+        for index in range(segment.count):
+            if wdkm_free_dead(&segment.slots[index], me, WDKM_LOOK):
+                freed += 1
+    return freed
 
 
 def generation_of(Segment segment not None, Py_ssize_t index):
@@ -285,11 +316,13 @@ def snapshot(Segment segment not None, Py_ssize_t index, uint64_t generation):
     cdef uint32_t word = wdkm_lock_word(slot)
     cdef uint64_t commit = wdkm_load64(&slot.commit)
     state = "abandoned" if wdkm_word_abandoned(word) else "held" if wdkm_word_held(word) else "free"
+    if state == "held" and wdkm_holder_dead(slot, word, slot.held_by, thread_state(), WDKM_LOOK):
+        state = "abandoned"
     result = Snapshot(
         slot_name(slot), slot.kind, slot.type_code, slot.type_hash,
         slot.label[:min(slot.label_length, WDKM_LABEL)].decode("utf-8", "replace"),
         slot.length[commit & 1], (slot.data[0], slot.data[1]), state,
-        wdkm_load64(&slot.owner) if state != "free" else 0, held_for(slot),
+        wdkm_holder(slot) if state != "free" else 0, held_for(slot),
         (<uint64_t>slot.acquired_high << 32) + slot.acquired_low, slot.contended, slot.abandoned, slot.timeouts,
         commit - slot.first_commit, slot.abandoned_pid,
     )

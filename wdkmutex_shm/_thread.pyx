@@ -18,6 +18,8 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #include <sys/types.h>
+    #include <sys/auxv.h>
+    #include "dead.h"
     #include "planted.h"
     static __thread wdkm_thread wdkm_me __attribute__((tls_model("initial-exec")));
     static uint64_t wdkm_epoch = 1; /* raised by each fork, in the child */
@@ -26,7 +28,13 @@ cdef extern from *:
 
     static wdkm_thread *wdkm_setup(void) {
         pid_t tid = (pid_t)syscall(SYS_gettid);
+        int error = errno;
+        char state;
+        uint64_t began = 0;
+        if (!wdkm_starts_compare() || wdkm_life("/proc/thread-self/stat", &state, &began)) began = 0;
+        errno = error;
         wdkm_me.owner = (uint64_t)(uint32_t)getpid() << 32 | (uint32_t)tid;
+        wdkm_me.word = wdkm_held_word(wdkm_me.owner, began, *(unsigned char *)getauxval(AT_RANDOM)); /* exec changes that */
         wdkm_me.serial = wdkm_epoch << 40 | (__atomic_add_fetch(&wdkm_threads, 1, __ATOMIC_RELAXED) & 0xffffffffffu);
         return &wdkm_me;
     }

@@ -10,11 +10,13 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from ._dead cimport WDKM_LOOK, wdkm_free_dead
 from ._handle cimport Handle
 from ._lock cimport serve
 from ._payload cimport gone
 from ._slot cimport (WDKM_ON_COMMIT, WDKM_ON_RELEASE, wdkm_add32, wdkm_futex_wait, wdkm_load64, wdkm_lock_word, wdkm_now,
                      wdkm_slot, wdkm_watch, wdkm_word_held)
+from ._thread cimport thread_state
 
 cdef extern from *:
     """
@@ -62,7 +64,7 @@ def is_free(Handle handle not None):
     """Whether the lock could be had now: it is free, or its holder died. Raises MutexDestroyed."""
     if wdkm_load64(&handle.slot.generation) != handle.generation_:
         gone(handle.segment_, handle.slot)
-    return not wdkm_word_held(wdkm_lock_word(handle.slot))
+    return not wdkm_word_held(wdkm_lock_word(handle.slot)) or bool(wdkm_free_dead(handle.slot, thread_state(), WDKM_LOOK))
 
 
 def watch(Handle handle not None, uint32_t of, uint64_t commit=0):

@@ -5,7 +5,7 @@
  *
  *   offset  size  who writes             what
  *        0    48  pthread                the robust, process-shared, error-checking mutex
- *       48     8  holder                 owner: pid in the high half, thread id in the low half, 0 when free
+ *       48     8  holder                 held_by: 0 when free, else the thread that holds, see wdkm_holder()
  *       56     4  waiters, atomically    how many waiters are past 1 ms ("starving"), and WDKM_UNSETTLED; also a futex word
  *       60     4  holder                 acquisitions, low half
  *   ---- cache line ----
@@ -42,7 +42,7 @@
 
 #define WDKM_MAGIC UINT64_C(0x314d4853584d4b57) /* "WKMXSHM1" */
 #define WDKM_DATA_MAGIC UINT64_C(0x314154414d4b57) /* "WKMATA1" */
-#define WDKM_LAYOUT 4u
+#define WDKM_LAYOUT 5u
 #define WDKM_INLINE 72
 #define WDKM_NAME 104
 #define WDKM_LABEL 20
@@ -61,7 +61,7 @@ typedef struct {
         pthread_mutex_t mutex;
         unsigned char room[48];
     };
-    uint64_t owner;
+    uint64_t held_by;
     uint32_t starving;
     uint32_t acquired_low;
 
@@ -147,7 +147,8 @@ typedef struct {
 /* One thread of this process. */
 typedef struct {
     uint64_t serial; /* unique in this process; 0 = not set up yet */
-    uint64_t owner;  /* pid << 32 | thread id, as in a slot */
+    uint64_t owner;  /* pid << 32 | thread id */
+    uint64_t word;   /* what it writes into a slot that it holds, see wdkm_holder() */
     int irql;        /* level set by raise_irql */
     int fast_held;   /* FastMutexes held: each keeps the thread at APC or above */
     int level;       /* effective level at the last check */
@@ -187,7 +188,7 @@ typedef struct {
 _Static_assert(sizeof(wdkm_journal) == 56, "journal");
 _Static_assert(sizeof(wdkm_slot) == 448, "slot size");
 _Static_assert(sizeof(pthread_mutex_t) <= 48, "pthread_mutex_t outgrew its room");
-_Static_assert(offsetof(wdkm_slot, owner) == 48, "lock line");
+_Static_assert(offsetof(wdkm_slot, held_by) == 48, "lock line");
 _Static_assert(offsetof(wdkm_slot, generation) == 64, "commit line");
 _Static_assert(offsetof(wdkm_slot, payload) == 128, "payload");
 _Static_assert(offsetof(wdkm_slot, watched) == 320, "a line that is not written while a lock is taken, or T committed");
@@ -210,6 +211,18 @@ static inline int wdkm_cas64(uint64_t *p, uint64_t old, uint64_t v) {
 }
 static inline void wdkm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void wdkm_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+
+/* Who holds a slot, as `held_by` says: pid << 32 | thread id. Neither is above 2**22 (PID_MAX_LIMIT), so each half has ten bits
+ * more. They tell a thread from a later one with the same ids: 16 of them when it began (0: unknown), 4 which program it runs.
+ */
+#define WDKM_IDS UINT64_C(0x003fffff003fffff)
+static inline uint64_t wdkm_held_word(uint64_t owner, uint64_t began, uint64_t program) {
+    uint64_t more = (program & 15) << 16 | (began & 0xffff);
+    return (owner & WDKM_IDS) | (more & 0x3ff) << 22 | more >> 10 << 54;
+}
+static inline uint64_t wdkm_began(uint64_t held_by) { return ((held_by >> 54) << 10 | (held_by >> 22 & 0x3ff)) & 0xffff; }
+static inline uint32_t wdkm_holder_tid(uint64_t held_by) { return (uint32_t)(held_by & WDKM_IDS); }
+static inline uint64_t wdkm_holder(const wdkm_slot *s) { return wdkm_load64(&s->held_by) & WDKM_IDS; }
 
 /* How many waiters count as starving; the whole word is not 0 where the fast path is not to be taken. */
 static inline uint32_t wdkm_starving(const wdkm_slot *s) { return wdkm_load32(&s->starving) & ~WDKM_UNSETTLED; }
@@ -241,8 +254,8 @@ static inline int wdkm_mutex_init(wdkm_slot *s) {
     return rc;
 }
 
-static inline void wdkm_acquired(wdkm_slot *s, uint64_t owner) {
-    wdkm_relaxed64(&s->owner, owner);
+static inline void wdkm_acquired(wdkm_slot *s, const wdkm_thread *me) {
+    wdkm_relaxed64(&s->held_by, me->word);
     if (__builtin_expect(++s->acquired_low == 0, 0)) ++s->acquired_high;
 }
 
@@ -323,7 +336,7 @@ static inline uint32_t wdkm_watch(wdkm_slot *s, uint32_t of, uint64_t commit) {
 
 static inline int wdkm_unlock(wdkm_slot *s) {
     int rc;
-    wdkm_relaxed64(&s->owner, 0);
+    wdkm_relaxed64(&s->held_by, 0);
     rc = pthread_mutex_unlock(&s->mutex);
 #if !defined(__x86_64__) && !defined(__i386__)
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* there the unlock is one */

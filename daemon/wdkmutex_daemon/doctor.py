@@ -1,12 +1,14 @@
 """What is wrong with this machine, or with what was left on it, and what to do about each.
 
-No daemon is needed, and nothing is repaired here. Each check is a function that yields findings; whatever it raises
-becomes a finding as well, so that one broken thing does not hide the others. The last one makes a mutex for a trial; as
-always when a process makes its first, memory that dead processes left is swept then, after it was reported.
+No daemon is needed, and nothing is repaired here but locks that the dead hold. Each check is a function that yields
+findings; whatever it raises becomes a finding as well, so that one broken thing does not hide the others. The last one
+makes a mutex for a trial; as always when a process makes its first, memory that dead processes left is swept then,
+after it was reported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 
 from wdkmutex_shm import __version__, data, identity, paths, shm
 from wdkmutex_shm._segment import Segment
-from wdkmutex_shm._tenant import references
+from wdkmutex_shm._tenant import free_dead, references
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
@@ -225,6 +227,7 @@ def _segments() -> Found:
         yield from unreadable
         if unreadable:
             continue
+        yield from _locks_of_dead(prefix, names)
         if private:
             yield from _private_pool(prefix, names, int(private[1]), int(private[2]))
         else:
@@ -262,6 +265,16 @@ def _unreadable(prefix: str, names: list[str]) -> Found:
                 )
         except SegmentRefused as error:
             yield FAIL, str(error), f"have uid {error.owner_uid} or root remove {shm.FOLDER}{name}"
+
+
+def _locks_of_dead(prefix: str, names: list[str]) -> Found:
+    """Locks beyond the 2,048 that the kernel releases when a thread ends. Who waits for one frees it as well."""
+    freed = 0
+    for name in _pools(prefix, names):
+        with contextlib.suppress(FileNotFoundError):
+            freed += free_dead(Segment.attach(name, prefix))
+    if freed:
+        yield OK, f"{freed} locks of {prefix} were still held by threads that died; they are free now", ""
 
 
 def _private_pool(prefix: str, names: list[str], pid: int, start: int) -> Found:

@@ -179,7 +179,7 @@ class MutexScene(Scene):
         """Whether the victim holds the lock, has committed, has ended the mutex."""
         assert self.region is not None
         word = self.region.word(0, 4)
-        self._owner = self.region.word(_OWNER) >> 32
+        self._owner = self.region.word(_OWNER) >> 32 & 0x3FFFFF
         self._dies_holding = word & _TID_MASK == pid or bool(word & _OWNER_DIED)
         if self.region.word(_COMMIT) != self._commit:
             self._old = self._new
