@@ -49,7 +49,10 @@ def test_every_error_is_exported() -> None:
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 def test_place_in_the_tree(cls: type[WdkMutexError]) -> None:
     assert issubclass(cls, WdkMutexError)
-    if cls not in (WdkMutexError, errors.WorkerDied):
+    if cls is errors.GrtDriverMutexError:
+        assert issubclass(cls, DriverMutexError)
+        assert issubclass(cls, GrtError)
+    elif cls not in (WdkMutexError, errors.WorkerDied):
         assert issubclass(cls, DriverMutexError) != issubclass(cls, GrtError)
     also = ALSO.get(cls.__name__)
     assert also is None or issubclass(cls, also)
@@ -59,7 +62,8 @@ def test_place_in_the_tree(cls: type[WdkMutexError]) -> None:
 def test_branches() -> None:
     of_grt = {cls.__name__ for cls in ALL if issubclass(cls, GrtError)}
     assert of_grt == {
-        "GrtError", "GrtAlreadyExists", "GrtIsNull", "GrtIsEmpty", "KeyExists", "KeyNotFound", "DowncastError",
+        "GrtError", "GrtDriverMutexError",
+        "GrtAlreadyExists", "GrtIsNull", "GrtIsEmpty", "KeyExists", "KeyNotFound", "DowncastError",
         "InvalidName", "DaemonError", "DaemonUnavailable", "ProtocolError", "RuntimeFolderRefused",
     }  # fmt: skip
     assert {cls.__name__ for cls in ALL if issubclass(cls, DaemonError)} == {

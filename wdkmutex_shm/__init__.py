@@ -29,6 +29,7 @@ from .errors import (
     DowncastError,
     DriverMutexError,
     GrtAlreadyExists,
+    GrtDriverMutexError,
     GrtError,
     GrtIsEmpty,
     GrtIsNull,
@@ -52,6 +53,7 @@ from .errors import (
 )
 from .holder import Holder
 from .irql import Irql, current_irql, raise_irql, signal_handler
+from .mutex_type import MutexType
 from .waits import DeadlockLink, Waiter
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ __all__ = [
     "FastMutex",
     "Grt",
     "GrtAlreadyExists",
+    "GrtDriverMutexError",
     "GrtError",
     "GrtIsEmpty",
     "GrtIsNull",
@@ -107,6 +110,7 @@ __all__ = [
     "MutexBusy",
     "MutexDamaged",
     "MutexDestroyed",
+    "MutexType",
     "NotOwned",
     "PagedPoolAllocFailed",
     "ProtocolError",

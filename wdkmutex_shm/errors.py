@@ -1,9 +1,9 @@
 """Every error that this package raises.
 
 Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory, :class:`GrtError`
-for names and the daemon; and beside them :class:`WorkerDied`, for the workers of a pool. Where a built-in exception
-means the same, the class also derives from it, so ``except TimeoutError`` and ``except RuntimeError`` around existing
-lock code keep working.
+for names and the daemon, and :class:`GrtDriverMutexError` below both; and beside them :class:`WorkerDied`, for the
+workers of a pool. Where a built-in exception means the same, the class also derives from it, so ``except TimeoutError``
+and ``except RuntimeError`` around existing lock code keep working.
 
 Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
 it can cross from a pool worker to its parent.
@@ -24,6 +24,7 @@ __all__ = [
     "DowncastError",
     "DriverMutexError",
     "GrtAlreadyExists",
+    "GrtDriverMutexError",
     "GrtError",
     "GrtIsEmpty",
     "GrtIsNull",
@@ -207,6 +208,14 @@ class GrtError(WdkMutexError):
     """
 
     instance: str | None = None
+
+
+class GrtDriverMutexError(GrtError, DriverMutexError):
+    """A call to the Grt failed with an error of a mutex or its memory: the crate's ``GrtError::DriverMutexError(e)``.
+
+    What is raised is the error that it was, such as :class:`PagedPoolAllocFailed`, and this one as well: ``except
+    GrtError`` around a registration misses no full pool, and ``except PagedPoolAllocFailed`` catches it as ever.
+    """
 
 
 class GrtAlreadyExists(GrtError, RuntimeError):

@@ -12,6 +12,7 @@ from .types import UNSET
 
 if TYPE_CHECKING:
     from . import CriticalSection, FastMutex, KMutex
+    from .mutex_type import MutexType
 
 __all__ = ["GrtMany", "Mode"]
 
@@ -58,6 +59,11 @@ class GrtMany:
     def register_many(
         kind: type[KMutex[Any]], values: Mapping[str, Any], *, type: Any, mode: Mode = "overwrite"
     ) -> dict[str, KMutex[Any]]: ...
+    @overload
+    @staticmethod
+    def register_many(
+        kind: MutexType, values: Mapping[str, Any] | Iterable[str], *, type: Any = ..., mode: Mode = "overwrite"
+    ) -> dict[str, Any]: ...
     @staticmethod
     def register_many(kind: Any, values: Any, *, type: Any = UNSET, mode: Mode = "overwrite") -> Any:
         """Register many mutexes of one kind. Each name by itself is registered as by the single call.
@@ -69,7 +75,7 @@ class GrtMany:
         is of at most 72 bytes are registered all at once or not at all, whatever the mode.
 
         Args:
-            kind: FastMutex, KMutex or CriticalSection.
+            kind: FastMutex, KMutex or CriticalSection: the class, or its :class:`MutexType`.
             values: the first T of each name; for CriticalSections the names.
             type: T of all of them; by default the type of each value, None for anything that msgpack holds.
             mode: ``"overwrite"`` as ``register_*``, ``"checked"`` as ``register_*_checked``, or ``"get_or_register"``
@@ -123,12 +129,15 @@ class GrtMany:
     @overload
     @staticmethod
     def get_many(kind: type[KMutex[Any]], names: Iterable[str], T: Any) -> dict[str, KMutex[Any]]: ...
+    @overload
+    @staticmethod
+    def get_many(kind: MutexType, names: Iterable[str], T: Any = ...) -> dict[str, Any]: ...
     @staticmethod
     def get_many(kind: Any, names: Any, T: Any = UNSET) -> Any:
         """Return the mutexes of many names, all of one kind.
 
         Args:
-            kind: FastMutex, KMutex or CriticalSection.
+            kind: FastMutex, KMutex or CriticalSection: the class, or its :class:`MutexType`.
             names: of the mutexes; one that comes twice is returned once.
             T: what each of them must protect; by default whatever it does.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import _attach, _tenant
 from ._segment import SLOT_BYTES, Segment
 from .errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
+from .mutex_type import MutexType
 from .names import KIND_BOX, KIND_FAST, KIND_K, KIND_SECTION, KIND_WORDS
 from .types import KNOWN, SECTION, UNSET, Codec, codec_for, codec_of_tag
 
@@ -174,11 +175,13 @@ def class_of(kind: int) -> Any:
 
 
 def kind_of(cls: Any) -> int:
-    """The kind of mutex that a class of handles is for. Raises TypeError for any other class."""
+    """The kind of mutex that a class of handles is for, or a MutexType. Raises TypeError for anything else."""
+    if isinstance(cls, MutexType):
+        cls = cls.cls
     for kind in (KIND_FAST, KIND_K, KIND_SECTION):
         if class_of(kind) is cls:
             return kind
-    raise TypeError(f"a kind of mutex is the class FastMutex, KMutex or CriticalSection, not {cls!r}")
+    raise TypeError(f"a kind of mutex is the class FastMutex, KMutex or CriticalSection, or a MutexType; not {cls!r}")
 
 
 _classes: dict[int, Any] = {}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from .client import Client, has_segments
 from .errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
 from .forks import in_child, settle
+from .grt_errors import from_the_grt
 from .handles import forget_segments
 from .names import check_instance, default_instance
 
@@ -58,6 +59,7 @@ def _is_open(client: Client) -> bool:
     return True
 
 
+@from_the_grt
 def init(instance: str | None, autostart: bool, timeout: float) -> None:
     """Attach this process to an instance. See :meth:`wdkmutex_shm.Grt.init`."""
     global _session

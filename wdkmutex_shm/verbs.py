@@ -22,6 +22,7 @@ from .errors import (
     KeyNotFound,
     MutexDestroyed,
 )
+from .grt_errors import from_the_grt
 from .handles import attach_at
 from .irql import Irql
 from .names import INLINE_BYTES, KIND_FAST, KIND_SECTION, check_name, instance_prefix
@@ -52,6 +53,7 @@ _TRIES = 16
 _PAUSE = 0.002
 
 
+@from_the_grt
 def get(client: Client, name: str, kind: int, wanted: Any = UNSET) -> Any:
     """A handle to the mutex ``name``.
 
@@ -81,6 +83,7 @@ def _attach(body: dict[str, Any], kind: int, wanted: Any, name: str) -> Any:
     return attach_at(body["segment"], body["nonce"], body["slot"], body["generation"], kind, wanted, name)
 
 
+@from_the_grt
 def create(client: Client, name: str, kind: int, mode: str, v: Any, wanted: Any) -> Any:
     """Check the IRQL, encode the first T and register it. Arguments and errors as :func:`register`, and:
 
@@ -106,6 +109,7 @@ def check_level(kind: int, operation: str, name: str = "") -> None:
         )
 
 
+@from_the_grt
 def create_section(client: Client, name: str, mode: str) -> Any:
     """Register a CriticalSection. Arguments and errors as :func:`register`."""
     return register(client, name, KIND_SECTION, mode, SECTION, NIL, UNSET)
@@ -194,6 +198,7 @@ def _register_large(client: Client, request: Register) -> dict[str, Any]:
     raise error
 
 
+@from_the_grt
 def unregister(client: Client, name: str) -> None:
     """Destroy the mutex ``name``. Raises InvalidName, GrtIsNull, GrtIsEmpty, KeyNotFound, DaemonUnavailable."""
     check_name(name)
@@ -230,11 +235,13 @@ def unregister_slot(
     raise reply.error
 
 
+@from_the_grt
 def names(client: Client) -> list[str]:
     """All names of the instance, sorted."""
     return sorted(client.collect("names", "names"))
 
 
+@from_the_grt
 def destroy(client: Client) -> int:
     """Destroy every mutex of the instance and end its daemon. Returns how many mutexes there were.
 

@@ -23,6 +23,7 @@ from .errors import (
     ProtocolError,
     WdkMutexError,
 )
+from .grt_errors import from_the_grt
 from .handles import attach, attach_many
 from .names import INLINE_BYTES, KIND_SECTION
 from .types import KNOWN, SECTION, UNSET, Codec, codec_for
@@ -49,6 +50,7 @@ def _listed(names: Sequence[str]) -> str:
 # --- get
 
 
+@from_the_grt
 def get(client: Client, kind: int, names: Iterable[str], wanted: Any = UNSET) -> dict[str, Any]:
     """Handles to the mutexes ``names``, by name.
 
@@ -105,6 +107,7 @@ def _find(client: Client, names: list[str]) -> tuple[Places, int]:
 # --- register
 
 
+@from_the_grt
 def register(client: Client, kind: int, values: Mapping[str, Any], wanted: Any, mode: str) -> dict[str, Any]:
     """Register mutexes and return handles to them, by name.
 
