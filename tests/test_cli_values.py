@@ -8,6 +8,8 @@ import pytest
 from commands import Command
 from wdkmutex_daemon.cli.app import run
 
+from wdkmutex_shm import Grt
+
 pytestmark = pytest.mark.slow  # each of them starts several processes
 
 
@@ -73,6 +75,14 @@ def test_what_is_no_json(served: Command, text: str, hint: str) -> None:
     served("register", "b", "1")
     assert hint in served.error("set", "b", "-", code=2, stdin=text)
     assert served("get", "b") == "1\n"
+
+
+def test_a_set_is_shown(served: Command) -> None:
+    Grt.init(served.instance)
+    Grt.register_fast_mutex("names", {"b", "a"})
+    assert served("get", "names") == '["a", "b"]\n'
+    assert "set" in served.error("set", "names", "[]", code=7)
+    Grt.detach()
 
 
 def test_t_is_kept(served: Command) -> None:

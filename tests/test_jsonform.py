@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter, deque
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -34,6 +36,20 @@ def test_there_and_back(value: Any) -> None:
     json.loads(text, parse_constant=lambda word: pytest.fail(word))
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({2, 1, "a", None}, '[null, 1, 2, "a"]'),
+        (deque([1, {3}], maxlen=2), "[1, [3]]"),
+        (Path("/a/ä"), '"/a/ä"'),
+        (Path("\udcff"), '{"$bytes": "/w=="}'),
+        (Counter("aab"), '{"a": 2, "b": 1}'),
+    ],
+)
+def test_what_is_shown_as_something_plainer(value: Any, text: str) -> None:
+    assert jsonform.dumps(value) == text
+
+
 def test_nan() -> None:
     assert jsonform.dumps([math.nan]) == '[{"$float": "nan"}]'
     assert math.isnan(jsonform.loads('{"$float": "nan"}'))
@@ -51,8 +67,8 @@ def test_plain_json_stays_as_it_is() -> None:
 
 
 def test_what_has_no_form() -> None:
-    with pytest.raises(TypeError, match="set has no JSON form"):
-        jsonform.dumps({1, 2})
+    with pytest.raises(TypeError, match="complex has no JSON form"):
+        jsonform.dumps(1j)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ._guard import Guard
 from ._mutex import FastMutex, KMutex
 from ._request import LockRequest
 from ._section import CriticalSection
+from .conversions import register_type
 from .errors import (
     AlreadyOwned,
     DaemonError,
@@ -125,6 +126,7 @@ __all__ = [
     "lock_all",
     "lock_any",
     "raise_irql",
+    "register_type",
     "signal_handler",
 ]
 

@@ -46,11 +46,13 @@ cdef class Codec:
     cdef object pack
     cdef object unpack
     cdef object validate
+    # From what msgpack gives to a T; None where that is the same.
+    cdef object revive
 
     # Loads msgpack, if it may be needed: nothing is imported later.
     cdef int get_ready(self) except -1
     cdef int wrong_type(self, object value) except -1
-    cdef int check(self, object value) except -1
+    cdef object admit(self, object value)
     # Fills `out` and returns the object that owns the body's memory.
     cdef object encode_into(self, object value, Encoded *out)
     # The bytes of a value, of any length, that was checked before or came of decoding.

@@ -30,17 +30,25 @@ cdef int damaged(str what) except -1:
         "register the mutex anew, or set it with replace()")
 
 
+cdef uint64_t unsigned(object value) except? 0xffffffffffffffff:
+    """The value of an int above 63 bits."""
+    try:
+        return PyLong_AsUnsignedLongLong(value)
+    except OverflowError:
+        raise OverflowError("an int above 2**64 - 1: msgpack holds -2**63 to 2**64 - 1; keep it as str or bytes") from None
+
+
 cdef int encode_int(object value, Encoded *out) except -1:
     cdef int overflow = 0
     cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
     if overflow == 0:
         out.head_length = wdkm_encode_int(number, out.head)
     elif overflow > 0:
-        wdkm_put64(out.head + 1, PyLong_AsUnsignedLongLong(value))  # raises OverflowError beyond 64 bits
+        wdkm_put64(out.head + 1, unsigned(value))
         out.head[0] = 0xcf  # uint 64
         out.head_length = 9
     else:
-        raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
+        raise OverflowError("an int below -2**63: msgpack holds -2**63 to 2**64 - 1; keep it as str or bytes")
     return 0
 
 
@@ -98,6 +106,10 @@ cdef list packers = []
 # Imported for the first mutex that may use it: who has only ints and strings does not need it.
 cdef object new_packer = None
 cdef object unpackb = None
+# What is not plain: conversions.plain_scalar and refusal.explain, which are set by :mod:`wdkmutex_shm.types`.
+cdef object plain_scalar = None
+cdef object explain = None
+cdef frozenset PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict))
 # A packer keeps the largest buffer that it ever needed; one that packed more bytes than this is not kept.
 cdef Py_ssize_t KEPT_PACKER = 65536
 
@@ -110,6 +122,21 @@ cdef int import_msgpack() except -1:
     return 0
 
 
+def set_helpers(object scalar, object explanation):
+    """Say how a scalar of another library becomes a plain one, and how a refusal is worded."""
+    global plain_scalar, explain
+    plain_scalar = scalar
+    explain = explanation
+
+
+def of_strange(object value):
+    """For the packer: what to write for an object of a type that it does not know."""
+    plain = plain_scalar(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} is not plain")
+    return plain
+
+
 def pack(object value):
     """Return the msgpack bytes of a value of plain types.
 
@@ -119,15 +146,11 @@ def pack(object value):
     cdef bytes packed
     if new_packer is None:
         import_msgpack()
-    packer = packers.pop() if packers else new_packer(use_bin_type=True, strict_types=True)
+    packer = packers.pop() if packers else new_packer(use_bin_type=True, strict_types=True, default=of_strange)
     try:
         packed = packer.pack(value)
-    except TypeError as error:
-        raise TypeError(
-            f"{error}: {HOLDS} "
-            "(a tuple would come back as a list, so it is refused); for other types make the mutex with type=T") from None
-    except OverflowError as error:
-        raise OverflowError(f"{error}: msgpack holds ints of 64 bits") from None
+    except (TypeError, OverflowError) as error:
+        raise explain(value, error) from None
     if len(packed) <= KEPT_PACKER:
         packers.append(packer)
     return packed
@@ -153,16 +176,6 @@ def unpack_frozen(object raw):
         return unpackb(raw, raw=False, strict_map_key=False, use_list=False)
 
 
-def unpack_tuple(object raw):
-    """As ``unpack``, for a T of tuple."""
-    if unpackb is None:
-        import_msgpack()
-    value = unpackb(raw, raw=False, strict_map_key=False)
-    if type(value) is not list:
-        raise ValueError("not an array")
-    return tuple(value)
-
-
 cdef bytes joined(const Encoded *encoded):
     return (<const char *>encoded.head)[:encoded.head_length] + (
         encoded.body[:encoded.body_length] if encoded.body != NULL else b"")
@@ -172,7 +185,7 @@ cdef class Codec:
     """How a T is checked, written and read. Made by :mod:`wdkmutex_shm.types`, one for each T in a process."""
 
     def __init__(self, int code, uint64_t type_hash, bytes label not None, object type, *, pack=None, unpack=None,
-                 validate=None, bint mutable=False, bint frozen=False):
+                 validate=None, revive=None, bint mutable=False, bint frozen=False):
         self.code = code
         self.type_hash = type_hash
         self.label = label
@@ -180,6 +193,7 @@ cdef class Codec:
         self.pack = pack
         self.unpack = unpack
         self.validate = validate
+        self.revive = revive
         self.mutable = mutable
         self.frozen = frozen
 
@@ -198,29 +212,38 @@ cdef class Codec:
             f"T of this mutex is {self.label.decode()}, not {type(value).__name__}; it was fixed when the mutex was "
             "made (type=None makes one that takes any)")
 
-    cdef int check(self, object value) except -1:
-        """Raise TypeError (OverflowError for an int beyond 64 bits) unless `value` is a T."""
+    cdef object admit(self, object value):
+        """Return `value` as the T that it is, or that it equals; TypeError (OverflowError beyond 64 bits) if it is none."""
         cdef int overflow = 0
         if self.code == T_INT:
             if not PyLong_CheckExact(value):
-                self.wrong_type(value)
+                value = plain_scalar(value)
+                if not PyLong_CheckExact(value):
+                    self.wrong_type(value)
             PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow > 0:
-                PyLong_AsUnsignedLongLong(value)
+                unsigned(value)
             elif overflow < 0:
-                raise OverflowError("int too small for 64 bits: msgpack cannot hold it")
+                raise OverflowError("an int below -2**63: msgpack holds -2**63 to 2**64 - 1; keep it as str or bytes")
         elif self.code == T_FLOAT:
             if not PyFloat_CheckExact(value):
-                self.wrong_type(value)
+                value = plain_scalar(value)
+                if PyLong_CheckExact(value):
+                    return float(value)
+                if not PyFloat_CheckExact(value):
+                    self.wrong_type(value)
         elif self.frozen:
             raise TypeError(
                 f"T of this mutex is {self.label.decode()}, which this handle does not know; "
                 "get it with its type, as in Grt.get_fast_mutex(name, T), to set it")
         elif self.code == T_TYPED:
             self.validate(value)
-        elif self.code != T_ANY and type(value) is not self.type:
-            self.wrong_type(value)
-        return 0
+        elif type(value) is not self.type and not (self.code == T_ANY and type(value) in PLAIN):
+            # T of any keeps what it is given, but for a scalar, which comes back as a plain one.
+            value = plain_scalar(value)
+            if self.code != T_ANY and type(value) is not self.type:
+                self.wrong_type(value)
+        return value
 
     cdef object encode_into(self, object value, Encoded *out):
         cdef object raw
@@ -308,16 +331,17 @@ cdef class Codec:
                 "register the mutex anew, or set it with replace()") from error
         if (self.code == T_LIST or self.code == T_DICT) and type(value) is not self.type and not self.frozen:
             damaged("a " + self.label.decode())
-        return value
+        # Not in the `try`: what this raises is the caller's, or a signal handler's.
+        return value if self.revive is None else self.revive(value)
 
     def accept(self, value):
-        """Raise what setting ``value`` would raise."""
-        self.check(value)
+        """Return ``value`` as the T that it is, or that it equals; raise what setting it would raise."""
+        return self.admit(value)
 
     def encode(self, value):
         """Return the msgpack bytes of ``value``, checked first."""
         cdef Encoded out
-        self.check(value)
+        value = self.admit(value)
         keep = self.encode_into(value, &out)
         if out.head_length + out.body_length >= 4294967296:
             raise ValueError(f"T takes {out.head_length + out.body_length} bytes; at most 2**32 - 1 are possible")

@@ -299,7 +299,7 @@ cdef class Mutex(Handle):
         else:
             overflow = 1
         if overflow != 0:
-            self.codec.check(n)
+            n = self.codec.admit(n)
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("fetch_add", wait != 0)
@@ -344,7 +344,7 @@ cdef class Mutex(Handle):
         cdef Guard root
         cdef Encoded encoded
         cdef uint64_t serial
-        self.codec.check(value)
+        value = self.codec.admit(value)
         keep = self.codec.encode_into(value, &encoded)
         if timeout is not None:
             wait = nanoseconds(timeout)

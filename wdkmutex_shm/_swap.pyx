@@ -71,7 +71,7 @@ def commit_if(Mutex mutex not None, uint64_t commit, object value, list done=Non
     cdef wdkm_thread *me
     cdef Encoded encoded
     cdef uint64_t serial
-    mutex.codec.check(value)
+    value = mutex.codec.admit(value)
     keep = mutex.codec.encode_into(value, &encoded)
     me = allowed(mutex, "change", False)
     mutex.take(me, -1)

@@ -54,7 +54,7 @@ cdef bint encode(Guard top, uint32_t was, int64_t number, object value, Encoded 
         if current_equals(top.handle.segment_, top.handle.index, encoded):
             return False
         if codec.frozen:
-            codec.check(value)
+            codec.admit(value)
     return True
 
 

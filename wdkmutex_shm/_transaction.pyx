@@ -66,7 +66,7 @@ cdef int set_value(Guard guard, object value) except -1:
             top.held = value
             top.flags |= LOADED | SET | NUMBER
             return 0
-    guard.handle.codec.check(value)
+    value = guard.handle.codec.admit(value)
     top.held = value
     top.flags = top.flags & ~NUMBER | LOADED | SET
     return 0
@@ -92,7 +92,7 @@ cdef int write(Guard top) except -1:
             if current_equals(top.handle.segment_, top.handle.index, &encoded):
                 return 0
             if codec.frozen:
-                codec.check(value)
+                codec.admit(value)
         if thread_state().serial != top.thread & ~WDKM_OF_TASK:
             not_in_child(top.handle.slot, top.thread & ~WDKM_OF_TASK)
         publish(top.handle.segment_, top.handle.index, top.handle.generation_, &encoded)

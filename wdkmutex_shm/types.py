@@ -5,7 +5,10 @@ T                                                          written and read by
 =========================================================  =====================================================
 int (64 bits), float, bool, None, str, bytes               the core
 list, dict, any (``type=None``)                            msgpack, strictly: what comes back equals what was set
-tuple, dataclass, msgspec.Struct, TypedDict, datetime,     msgspec, validated against T
+set, frozenset, tuple, deque, defaultdict, Counter,        msgpack, as what :mod:`wdkmutex_shm.conversions` says
+OrderedDict, bytearray, Path, pydantic models, and what
+``register_type`` was told of
+dataclass, attrs, msgspec.Struct, TypedDict, datetime,     msgspec, validated against T
 UUID, Decimal, Enum, ``list[int]``, ``int | None``, ...
 =========================================================  =====================================================
 """
@@ -18,8 +21,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ._codec import HOLDS, Codec, pack, unpack, unpack_frozen, unpack_tuple
+from ._codec import HOLDS, Codec, pack, set_helpers, unpack, unpack_frozen
+from .conversions import Conversion, conversion_named, conversion_of, plain_scalar
 from .errors import DowncastError
+from .refusal import explain
 
 __all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
 
@@ -38,8 +43,10 @@ TypeTag = tuple[int, int, bytes]
 
 _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
-_NEVER = (set, frozenset, bytearray, memoryview, complex, object, type)
+_NEVER = (memoryview, complex, object, type)
 _UNIONS = (typing.Union, types.UnionType)
+
+set_helpers(plain_scalar, explain)
 
 
 def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
@@ -107,15 +114,6 @@ def _validator(kind: Any) -> Callable[[Any], Any]:
     return of_hint
 
 
-def _of_tuple(value: Any) -> None:
-    if type(value) is not tuple:
-        raise TypeError(f"T of this mutex is tuple, not {type(value).__name__}")
-
-
-def _pack_tuple(value: tuple[Any, ...]) -> bytes:
-    return pack(list(value))
-
-
 def _hashed(name: str) -> int:
     import hashlib
 
@@ -123,18 +121,24 @@ def _hashed(name: str) -> int:
 
 
 @lru_cache(maxsize=1024)
+def _converted(conversion: Conversion) -> Codec:
+    kind = conversion.kind
+    encode = conversion.encode
+    return Codec(
+        _T_TYPED,
+        _hashed(conversion.name),
+        _label(kind),
+        kind,
+        pack=lambda value: pack(encode(value)),
+        unpack=unpack,
+        validate=_validator(kind),
+        revive=conversion.decode,
+        mutable=True,
+    )
+
+
+@lru_cache(maxsize=1024)
 def _typed(kind: Any) -> Codec:
-    if kind is tuple:
-        return Codec(
-            _T_TYPED,
-            _hashed("builtins.tuple"),
-            b"tuple",
-            tuple,
-            pack=_pack_tuple,
-            unpack=unpack_tuple,
-            validate=_of_tuple,
-            mutable=True,
-        )
     import msgspec
 
     try:
@@ -172,6 +176,8 @@ def codec_for(value: Any = UNSET, type: Any = UNSET) -> Codec:
     Raises:
         TypeError: neither msgpack nor msgspec can hold such a T.
     """
+    if value is not UNSET:
+        value = plain_scalar(value)
     kind = type if type is not UNSET else value.__class__ if value is not None else None
     if kind is None or kind is typing.Any:
         return ANY
@@ -183,7 +189,8 @@ def codec_for(value: Any = UNSET, type: Any = UNSET) -> Codec:
         return plain
     if kind in _NEVER:
         raise TypeError(f"T cannot be {kind.__name__}: {HOLDS}")
-    codec = _typed(kind)
+    conversion = conversion_of(kind)
+    codec = _typed(kind) if conversion is None else _converted(conversion)
     if value is not UNSET:
         codec.accept(value)
     return codec
@@ -210,6 +217,9 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
     known = KNOWN.get(code)
     if known is not None:
         return known
+    conversion = conversion_named(label.decode("utf-8", "replace")) if code == _T_TYPED else None
+    if conversion is not None and hashed == _hashed(conversion.name):
+        return _converted(conversion)
     if code == _T_TYPED:
         return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=unpack_frozen, mutable=True, frozen=True)
     raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not know", name=name)

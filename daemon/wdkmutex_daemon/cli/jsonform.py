@@ -1,6 +1,7 @@
 """Values as JSON and back: what ``get`` prints and ``set`` and ``register`` read.
 
-msgpack holds more than JSON does. What JSON has no form for is an object with one key that begins with ``$``:
+A set or a deque is shown as an array, a path as a string. What else JSON has no form for is an object with one key that
+begins with ``$``:
 
 =====================  ===================================================================
 ``{"$bytes": "aGk="}``  bytes, in base64
@@ -10,7 +11,7 @@ msgpack holds more than JSON does. What JSON has no form for is an object with o
 ``{"$map": [[k, v]]}``  a dict whose keys are not all str, or whose only key begins with ``$``
 =====================  ===================================================================
 
-``from_json(to_json(v)) == v`` for everything that msgpack decodes, but for what a time has below a microsecond.
+``from_json(to_json(v)) == v`` for everything else that msgpack decodes, but for what a time has below a microsecond.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
+from collections import deque
 from typing import Any
 
 __all__ = ["dumps", "dumps_plain", "from_json", "loads", "to_json"]
@@ -33,7 +36,9 @@ def to_json(value: Any) -> Any:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, dict):
         return _map_to_json(value)
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+    if isinstance(value, (set, frozenset)):
+        return [to_json(item) for item in sorted(value, key=lambda item: (type(item).__name__, item))]
+    if isinstance(value, (list, tuple, deque)) and not hasattr(value, "_fields"):
         return [to_json(item) for item in value]
     return _other_to_json(value)
 
@@ -45,7 +50,7 @@ def _map_to_json(value: dict[Any, Any]) -> dict[str, Any]:
     return {"$map": [[to_json(key), to_json(item)] for key, item in value.items()]}
 
 
-def _other_to_json(value: Any) -> dict[str, Any]:
+def _other_to_json(value: Any) -> Any:
     import datetime
 
     import msgpack
@@ -59,6 +64,12 @@ def _other_to_json(value: Any) -> dict[str, Any]:
         return {"$time": value.isoformat()}
     if isinstance(value, msgpack.ExtType):
         return {"$ext": [value.code, base64.b64encode(value.data).decode("ascii")]}
+    if isinstance(value, os.PathLike):
+        raw = os.fsencode(value)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return to_json(raw)
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
