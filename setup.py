@@ -33,6 +33,7 @@ MODULES = [
     "_swap",
     "_attach",
     "_own",
+    "_robust",
     "_apart",
     "_wire",
     "_turns",
@@ -42,7 +43,7 @@ MODULES = [
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
-COLD |= {"_alive", "_apart", "_own"}
+COLD |= {"_alive", "_apart", "_own", "_robust"}
 
 DIRECTIVES = {
     "language_level": "3",

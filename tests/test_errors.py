@@ -22,6 +22,7 @@ ALSO = {
     "AlreadyOwned": RuntimeError,
     "NotOwned": RuntimeError,
     "DeadlockError": RuntimeError,
+    "KernelUnsupported": OSError,
     "MutexBusy": RuntimeError,
     "MutexDestroyed": RuntimeError,
     "SegmentRefused": PermissionError,

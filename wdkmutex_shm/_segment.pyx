@@ -23,7 +23,7 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
                      wdkm_mutex_init, wdkm_now, wdkm_planted, wdkm_slot, wdkm_store64, wdkm_word_held)
-from . import identity, shm
+from . import _robust, identity, shm
 from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed
 from .forks import in_child, settle
 
@@ -97,6 +97,7 @@ cdef class Segment:
         cdef wdkm_header *header
         cdef uint32_t index
         cdef const unsigned char[::1] boot = identity.boot_id()
+        _robust.must_work()
         self._named(name, prefix)
         maker = os.getpid()
         fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
@@ -142,6 +143,7 @@ cdef class Segment:
             self = attached.get((name, nonce))
             if self is not None:
                 return self
+        _robust.must_work()
         self = Segment.__new__(Segment)
         self._named(name, prefix)
         fd = shm.open_segment(name)

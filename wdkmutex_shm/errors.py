@@ -31,6 +31,7 @@ __all__ = [
     "InvalidName",
     "IrqlNotAPCLevel",
     "IrqlTooHigh",
+    "KernelUnsupported",
     "KeyExists",
     "KeyNotFound",
     "LayoutMismatch",
@@ -160,6 +161,20 @@ class NotOwned(DriverMutexError, RuntimeError):
 
     Raised by a guard after its release, in another thread or task than its holder, or in a forked child.
     """
+
+
+class KernelUnsupported(DriverMutexError, OSError):
+    """The kernel, or a filter in front of it, refuses what no lock can do without.
+
+    Attributes:
+        system_call: the name of what is refused.
+        errno: the error of the attempt, 0 if there was none.
+    """
+
+    system_call: str | None = None
+    errno: int | None = None
+
+    __str__ = Exception.__str__
 
 
 class MutexBusy(DriverMutexError, RuntimeError):

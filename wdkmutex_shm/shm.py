@@ -27,6 +27,10 @@ _REMEDY = {
     errno.ENFILE: "raise fs.file-max",
     errno.ENOMEM: "free memory, or raise the limits of address space (ulimit -v) and, for WDKMUTEX_MLOCK, of locked "
     "memory (ulimit -l)",
+    **dict.fromkeys(
+        (errno.EPERM, errno.EAGAIN, errno.ENOSYS),
+        "leave out WDKMUTEX_MLOCK, or let this process lock memory: mlock(2), ulimit -l, LimitMEMLOCK=",
+    ),
 }
 
 

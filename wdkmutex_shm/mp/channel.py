@@ -323,7 +323,16 @@ def _anonymous_file() -> int:
     except OSError as error:
         if error.errno in _SHORT_OF_DESCRIPTORS:
             raise
-        return above(os.open(shm.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return above(os.open(shm.FOLDER, os.O_TMPFILE | flags, 0o600))
+    except OSError as error:
+        if error.errno in _SHORT_OF_DESCRIPTORS:
+            raise
+    path = f"{shm.FOLDER}/wdkm-message-{os.urandom(8).hex()}"
+    file = os.open(path, os.O_CREAT | os.O_EXCL | flags, 0o600)
+    os.unlink(path)
+    return above(file)
 
 
 def _first_of(ancillary: list[tuple[int, int, bytes]]) -> io.FileIO:

@@ -67,8 +67,8 @@ NOT_FOUND = 127
 #: What ``--help`` prints below the commands.
 TABLE = (
     "Exit codes: 0 ok; 1 failed, unequal; 2 usage; 3 no Grt (daemon not running); 4 no such name; 5 name exists; "
-    "6 timeout; 7 wrong kind or T; 8 refused (owner, permissions, layout); 9 no shared memory; 10 destroyed or in "
-    "use; 128+n signal n. 'lock' passes the command's status on; its own: 124 timeout, 125 failed, 126 cannot run, "
+    "6 timeout; 7 wrong kind or T; 8 refused (owner, permissions, layout, kernel); 9 no shared memory; 10 destroyed or "
+    "in use; 128+n signal n. 'lock' passes the command's status on; its own: 124 timeout, 125 failed, 126 cannot run, "
     "127 no such command."
 )
 
@@ -85,6 +85,7 @@ _CODES = {
     "RuntimeFolderRefused": REFUSED,
     "SegmentRefused": REFUSED,
     "LayoutMismatch": REFUSED,
+    "KernelUnsupported": REFUSED,
     "MutexDamaged": REFUSED,
     "PagedPoolAllocFailed": NO_MEMORY,
     "MutexDestroyed": UNUSABLE,
