@@ -36,6 +36,7 @@ ALSO = {
     "DaemonUnavailable": ConnectionError,
     "RuntimeFolderRefused": PermissionError,
     "WorkerDied": RuntimeError,
+    "PoolBroken": RuntimeError,
 }
 
 
@@ -53,7 +54,7 @@ def test_place_in_the_tree(cls: type[WdkMutexError]) -> None:
     if cls is errors.GrtDriverMutexError:
         assert issubclass(cls, DriverMutexError)
         assert issubclass(cls, GrtError)
-    elif cls not in (WdkMutexError, errors.WorkerDied):
+    elif cls not in (WdkMutexError, errors.WorkerDied, errors.PoolBroken):
         assert issubclass(cls, DriverMutexError) != issubclass(cls, GrtError)
     also = ALSO.get(cls.__name__)
     assert also is None or issubclass(cls, also)

@@ -1,9 +1,9 @@
 """Every error that this package raises.
 
 Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory, :class:`GrtError`
-for names and the daemon, and :class:`GrtDriverMutexError` below both; and beside them :class:`WorkerDied`, for the
-workers of a pool. Where a built-in exception means the same, the class also derives from it, so ``except TimeoutError``
-and ``except RuntimeError`` around existing lock code keep working.
+for names and the daemon, and :class:`GrtDriverMutexError` below both; and beside them :class:`WorkerDied` and
+:class:`PoolBroken`, for the workers of a pool. Where a built-in exception means the same, the class also derives from it,
+so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
 
 Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
 it can cross from a pool worker to its parent.
@@ -41,6 +41,7 @@ __all__ = [
     "MutexDestroyed",
     "NotOwned",
     "PagedPoolAllocFailed",
+    "PoolBroken",
     "ProtocolError",
     "RuntimeFolderRefused",
     "SegmentRefused",
@@ -311,3 +312,19 @@ class WorkerDied(WdkMutexError, RuntimeError):
 
     pid: int | None = None
     exitcode: int | None = None
+
+
+class PoolBroken(WdkMutexError, RuntimeError):
+    """The workers of a pool died as they started, one after the other, and it starts no more. All of its tasks fail so.
+
+    It gives up after twice as many in a row as it has workers, at least four; one that was killed by SIGKILL counts an
+    eighth. Correct what the traceback or the exit code tells, and make another pool.
+
+    Attributes:
+        pid: the last of them. exitcode: how it ended, as of :class:`WorkerDied`.
+        traceback: what its initializer raised, as text; None if that is not known.
+    """
+
+    pid: int | None = None
+    exitcode: int | None = None
+    traceback: str | None = None

@@ -12,7 +12,6 @@ the channel of results, behind the results that it had sent. When the note is re
 from __future__ import annotations
 
 import contextlib
-import signal
 import struct
 import threading
 import time
@@ -23,19 +22,23 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from .. import KMutex
-from ..errors import WorkerDied
+from ..errors import PoolBroken, WorkerDied
 from .cells import must_not_block
 from .channel import End, LostMessage, NotTaken
 from .processes import has_ended, is_code_lost
 from .queues import SimpleQueue
+from .starts import Initializer, NoWorker, Starts, Trouble, how_ended
 
 __all__ = ["Crew", "Results", "Tasks"]
 
 _IDLE = 0
+_STARTED = -2  # the claim of a worker that has asked for its first task, see `starts.py`
 _UNKNOWN = -1  # the claim of a worker that ends, and may have taken a task
 _NOTHING = (None, None, None)  # a result of no job: the pool passes it over
+_GIVEN_UP = "given up"  # in the channel of results: no worker is left, and no other is started
 _MARK = "mark"  # in the channel of results: all that was sent before has been read
 _HEAD = struct.Struct("=q")  # before each pickled task or result: its number, _IDLE for the end of tasks
+_TROUBLES = 8  # how many tracebacks of initializers are kept
 _LOOK = 1.0  # seconds between two looks whether somebody died whose death nobody was told of
 _NO_DESCRIPTOR = 0.05  # seconds after which a large message that cannot be taken now is tried again
 _SETTLED = 0.5  # seconds after which a task that a living worker took must be claimed
@@ -62,10 +65,14 @@ class Tasks:
         self._claim = claim
         self._writer = queue._writer
         self.number = _IDLE
+        self._asked = False
 
     def get(self) -> Any:
         """Take a task and claim it; None is the end. One that cannot be received or unpickled fails with that error."""
         must_not_block("get")
+        if not self._asked:
+            self._asked = True
+            self._claim.replace(_STARTED)
         lost: LostMessage | None = None
         try:
             try:
@@ -106,6 +113,10 @@ class Results:
         """Send the result of the task that was taken last."""
         self._queue._writer.send_whole(_HEAD.pack(self._tasks.number), ForkingPickler.dumps(result))
 
+    def tell(self, note: object) -> None:
+        """Send a note to the crew."""
+        self._queue._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(note))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Results, (self._queue, self._tasks)
 
@@ -118,13 +129,7 @@ class _Death:
         self.code_lost = is_code_lost(worker)
 
     def error(self) -> WorkerDied:
-        how = f"ended with exit code {self.exitcode}"
-        if self.code_lost:
-            how = "ended (its exit code is lost, because SIGCHLD is ignored or its fork server was killed)"
-        elif self.exitcode < 0:
-            number = -self.exitcode
-            known = {one.value: one.name for one in signal.Signals}
-            how = f"was killed by signal {number} ({known.get(number, 'unknown')})"
+        how = how_ended(self.exitcode, self.code_lost)
         return WorkerDied(
             f"worker process {self.pid} {how} while it worked on this task; the pool goes on. The task may have had "
             "effects: submit it again only if it may run twice",
@@ -158,38 +163,57 @@ class Crew:
         self._suspects: dict[int, float] = {}  # tasks that nobody seems to have: since when
         self._marked: set[int] = set()  # those of them for which a mark is under way in the channel of results
         self._next_look = 0.0
+        self._starts = Starts()
+        self._troubles: dict[int, str] = {}  # what the initializers of the last workers raised
+        self._broken: PoolBroken | None = None
         self.wake: Callable[[], object] = int  # wakes the thread that replaces workers
 
-    def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess:
+    def start(self, ctx: Any, *args: Any, **kwargs: Any) -> process.BaseProcess | NoWorker:
         """Make the process of a new worker, with the arguments that multiprocessing.Pool gives; note who has died."""
         with self._starting:
             self._note_deaths()
+            if self._starts.given_up(len(self._workers)):
+                if not self._workers:
+                    self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(_GIVEN_UP))
+                return NoWorker(lambda: not self._starts.given_up(len(self._workers)))
             claim = self._free.pop() if self._free else KMutex(_IDLE)
-        _, _, *rest = kwargs.pop("args")
+        _, _, initializer, *rest = kwargs.pop("args")
         tasks = Tasks(self._tasks, claim)
-        worker: process.BaseProcess = ctx.Process(*args, args=(tasks, Results(self._results, tasks), *rest), **kwargs)
+        results = Results(self._results, tasks)
+        if initializer is not None:
+            initializer = Initializer(initializer, results.tell)
+        worker: process.BaseProcess = ctx.Process(*args, args=(tasks, results, initializer, *rest), **kwargs)
         self._workers[worker] = claim
         return worker
 
     def _note_deaths(self) -> None:
         """Put a note into the channel of results for each worker that has ended. Called by one thread at a time."""
-        for worker, claim in list(self._workers.items()):
-            if worker._popen is not None and worker.exitcode is not None:  # type: ignore[attr-defined]
-                # In this order: until the note is under way, the task counts as claimed.
-                death = _Death(worker, claim.peek())
-                self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(death))
-                del self._workers[worker]
-                claim.replace(_IDLE)
-                self._free.append(claim)
+        dead = [worker for worker in self._workers if worker._popen is not None and worker.exitcode is not None]  # type: ignore[attr-defined]
+        for worker, claim in self._workers.items():
+            if claim.peek() != _IDLE:
+                self._starts.started(worker)
+        for worker in dead:
+            claim = self._workers[worker]
+            # In this order: until the note is under way, the task counts as claimed.
+            death = _Death(worker, claim.peek())
+            self._starts.ended(worker, death.exitcode, death.code_lost)
+            self._results._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(death))
+            del self._workers[worker]
+            claim.replace(_IDLE)
+            self._free.append(claim)
 
     def send(self, task: Any) -> None:
         """Send a task to whichever worker takes it; None ends one worker."""
         with self._sending:
             self._send_again(wait=True)
             if task is None:
-                self._tasks._writer.send_whole(_HEAD.pack(_IDLE), b"")
+                self._tasks._writer.send_whole(_HEAD.pack(_IDLE), b"", wait=self._broken is None)
                 return
+            if (broken := self._broken) is not None:
+                raise broken
             self._send(task[:2], bytes(ForkingPickler.dumps(task)), wait=True)
+            if (broken := self._broken) is not None and self._forget(self._number) is not None:
+                raise broken
 
     def _send(self, key: tuple[int, int], task: bytes, wait: bool) -> bool:
         """Send a pickled task. Returns False if there is no room for it now."""
@@ -206,7 +230,7 @@ class Crew:
         return done
 
     def _send_again(self, wait: bool) -> None:
-        while self._again:
+        while self._again and self._broken is None:
             number = self._again[0]
             task, key = self._sent.get(number), self._forget(number)
             if task is not None and key is not None:
@@ -228,7 +252,11 @@ class Crew:
         It takes one message, as whoever looked before whether there is one expects.
         """
         reader: End = self._results._reader
-        while self._doubt or self._again:
+        if (broken := self._broken) is not None:
+            with contextlib.suppress(KeyError):  # none is left
+                failed = self._keys.pop(self._sent.popitem()[0])
+                return (*failed, (False, broken))
+        while (self._doubt or self._again) and self._broken is None:
             now = time.monotonic()
             if now >= self._next_look:
                 self._next_look = now + _SETTLED / 2
@@ -248,12 +276,29 @@ class Crew:
             self._again.extend(sorted({number for number in self._marked if number in self._sent} - self._claimed()))
             self._marked, self._next_look = set(), 0.0
             return _NOTHING
+        if isinstance(result, Trouble):
+            self._troubles = {**dict(list(self._troubles.items())[-_TROUBLES:]), result.pid: result.text}
+            return _NOTHING
+        if result == _GIVEN_UP:
+            self._break()
+            return _NOTHING
         key = self._forget(result.claimed)
         if key is not None:
             return (*key, (False, result.error()))
-        if result.exitcode != 0 or result.claimed == _UNKNOWN:
+        if result.claimed != _IDLE and (result.exitcode != 0 or result.claimed == _UNKNOWN):
             self._doubt = self._number
         return _NOTHING
+
+    def _break(self) -> None:
+        """All tasks fail from now on: those that were sent, by receive(); the next ones, by send()."""
+        self._broken = self._starts.error(self._troubles)
+        try:
+            while True:  # who waits for room goes on
+                with contextlib.suppress(LostMessage):
+                    if self._tasks._reader.take(False) is None:
+                        return
+        except (OSError, EOFError):
+            return
 
     def _look_for_dead(self) -> None:
         """See to it that deaths are noted: a process that inherited a worker's descriptors keeps its sentinel quiet."""
