@@ -2,8 +2,8 @@
 
 Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory, :class:`GrtError`
 for names and the daemon, and :class:`GrtDriverMutexError` below both; and beside them :class:`WorkerDied` and
-:class:`PoolBroken`, for the workers of a pool. Where a built-in exception means the same, the class also derives from it,
-so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
+:class:`PoolBroken`, for the workers of a pool. Where a built-in exception means the same, the class also derives from
+it, so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
 
 Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
 it can cross from a pool worker to its parent.
