@@ -34,7 +34,7 @@ def allowed(level: int, work: Callable[[], Any]) -> bool:
             assert error.limit is not None
             assert error.limit < level
             assert error.operation
-            assert "try_lock" in str(error) or "worker thread" in str(error)
+            assert "worker thread" in str(error) or "lower the IRQL first" in str(error)
             return False
         del result
         return True

@@ -31,8 +31,8 @@ cdef int must_hold(Guard guard, str what) except -1:
         raise NotOwned(f"{what}: this guard of mutex {name!r} was inherited over fork(); the parent holds the lock. "
                        "Lock it in this process", name=name)
     if guard.thread == thread_state().serial | WDKM_OF_TASK:
-        raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task, the one that called "
-                       "lock_async(); lock it in this one. A guard whose task has ended is released by dropping it",
+        raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task or greenlet, the one that "
+                       "locked it; lock it in this one. A guard whose task has ended is released by dropping it",
                        name=name)
     raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock it in this one", name=name)
 

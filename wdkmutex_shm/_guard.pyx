@@ -24,7 +24,7 @@ from ._payload cimport publish_number
 from ._segment cimport slot_name
 from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread, wdkm_unlock
 from ._tasks cimport let_task_go
-from ._thread cimport APC, DISPATCH, at_loop_level, before_fork, refuse_level, thread_at_level, thread_state
+from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
 from ._transaction cimport committed, get_value, raise_writing, set_value, undo, write
 from . import values
 from .errors import AlreadyOwned, IrqlNotAPCLevel
@@ -50,7 +50,6 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
     else:
         handle.segment_.local[handle.index].root = <void *>guard
         handle.segment_.local[handle.index].thread = me.serial
-        handle.segment_.local[handle.index].in_loop = at_loop_level(me)
     return guard
 
 
@@ -61,8 +60,8 @@ cdef class Guard:
     """Holds the lock of a mutex, and its T. Made by ``lock()`` and ``try_lock()`` only.
 
     Used by the thread that locked, and released by it: by leaving a ``with``, by :meth:`drop_safe`, or by going out of
-    use. A guard of ``lock_async()`` is used and released in the same way by the task that called it, and by no other task
-    of the thread. A guard that a fork copied into a child does nothing there.
+    use. What a task of an event loop or a greenlet locked, with ``lock_async()`` or any other call, it uses and releases in
+    the same way, and no other task or greenlet of the thread does; what a callback of an event loop locked, its callbacks. A guard that a fork copied into a child does nothing there.
     """
 
     def __init__(self):
@@ -153,7 +152,7 @@ cdef class Guard:
         nanoseconds(timeout)
         must_hold(self, "wait_for")
         if me.level > APC:
-            refuse_level("wait_for", slot_name(self.handle.slot), me.level, APC)
+            refuse_level("guard.wait_for", slot_name(self.handle.slot), me.level, APC, self.handle.kind)
         self.must_be_only()
         return values.wait_in_guard(self, predicate, timeout)
 
@@ -185,6 +184,7 @@ cdef class Guard:
         must_hold(fresh, "wait_for")
         fresh.must_be_only()
         self.thread = fresh.thread
+        self.task = fresh.task
         self.tid = fresh.tid
         self.dead_pid = fresh.dead_pid
         self.held = fresh.held
@@ -282,7 +282,7 @@ cdef class Guard:
             if fast:
                 self.refuse_apc("leaving the with", me.level)
             elif me.level > DISPATCH:
-                refuse_level("leaving the with", slot_name(self.handle.slot), me.level, DISPATCH)
+                refuse_level("leaving the with", slot_name(self.handle.slot), me.level, DISPATCH, self.handle.kind)
         return 0
 
     def __enter__(self):
@@ -314,7 +314,7 @@ cdef class Guard:
     def drop_safe(self):
         """Commit and release now, after the IRQL is found to allow it (KMutex: up to DISPATCH; FastMutex: exactly APC).
 
-        A guard of ``lock_async()`` is released at any level.
+        What a task locked is released at any level.
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: nothing is committed or released.
@@ -334,7 +334,7 @@ cdef class Guard:
             if level != APC:
                 self.refuse_apc("drop_safe", level)
         elif level > DISPATCH:
-            refuse_level("drop_safe", slot_name(self.handle.slot), level, DISPATCH)
+            refuse_level("drop_safe", slot_name(self.handle.slot), level, DISPATCH, self.handle.kind)
         return 0
 
     def __dealloc__(self):

@@ -2,11 +2,13 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from ._guard cimport Guard
 from ._section cimport CriticalSection
 
 
 cdef class SectionGuard:
     cdef CriticalSection section
+    cdef Guard apart         # the hold, where a task or greenlet has entered
     cdef uint64_t thread
     cdef bint entered
 

@@ -300,10 +300,10 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
 cdef int raise_of_task(wdkm_slot *slot, bint own) except -1:
     cdef uint64_t owner = wdkm_holder(slot)
     name = slot_name(slot)
-    who = "this task holds" if own else "a task of an event loop of this thread holds"
+    who = "this task holds" if own else "another task or greenlet of this thread holds"
+    way = "use the guard that it has, or a KMutex" if own else "let that one go on, and ask again; if it has ended, drop its guard"
     raise AlreadyOwned(
-        f"{who} mutex {name!r} already, with lock_async(), and waiting here would never end; use the guard that it has, or "
-        "wait with lock_async()", name=name, owner_pid=owner >> 32, owner_tid=owner & 0xffffffff)
+        f"{who} mutex {name!r} already, and waiting here would never end; {way}", name=name, owner_pid=owner >> 32, owner_tid=owner & 0xffffffff)
 
 
 cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1:

@@ -10,7 +10,9 @@ from ._slot cimport wdkm_thread
 cdef class Mutex(Handle):
     cdef int take(self, wdkm_thread *me, int64_t timeout) except -1
     cdef Guard own_root(self, wdkm_thread *me)
-    cdef Guard own_task_root(self, wdkm_thread *me, int got, object timeout)
+    cdef int not_had(self, int got, object timeout) except -1
+    cdef Guard guard_apart(self, wdkm_thread *me, int64_t wait, object timeout)
+    cdef object change_apart(self, Guard guard, object value, bint add)
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL
 
 

@@ -10,12 +10,10 @@ from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
-from ._request cimport new_request
+from ._request cimport holds_itself, lock_for, new_request
 from ._segment cimport slot_name
-from ._slot cimport (wdkm_acquired, wdkm_holder, wdkm_load64, wdkm_local, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock,
-                     wdkm_word_held)
-from ._tasks cimport is_own_task, task_root
-from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
+from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._thread cimport APC, DISPATCH, owner_now, refuse_level, thread_at_level, thread_state
 from ._transaction cimport get_value, inner_guard, set_value
 from . import handles, values
 from .names import KIND_FAST as FAST_WORD
@@ -66,17 +64,39 @@ cdef class Mutex(Handle):
         return guard
 
     @cython.final
-    cdef Guard own_task_root(self, wdkm_thread *me, int got, object timeout):
-        """After `take` was in vain: the outermost guard if the calling task holds this KMutex, else an error."""
-        cdef Guard root
-        if got == OF_TASK:
-            root = task_root(self, me)
-            own = is_own_task(root)
-            if own and self.kind == KIND_K:
-                return root
-            if own or timeout is None or timeout != 0:
-                raise_of_task(self.slot, own)
+    cdef int not_had(self, int got, object timeout) except -1:
+        """After `take` was in vain: the error."""
+        if got == OF_TASK and (timeout is None or timeout != 0):
+            raise_of_task(self.slot, False)
         raise_timeout(self.segment_, self.index, self.generation_, timeout)
+
+    @cython.final
+    cdef Guard guard_apart(self, wdkm_thread *me, int64_t wait, object timeout):
+        """The guard if a task, a callback of a loop or a greenlet calls, which own for themselves; None if none does."""
+        cdef Guard guard
+        task = owner_now()
+        if task is None:
+            return None
+        guard = lock_for(self, task, wait, False)
+        if guard is None:
+            raise_timeout(self.segment_, self.index, self.generation_, timeout)
+        return guard
+
+    @cython.final
+    cdef object change_apart(self, Guard guard, object value, bint add):
+        """``fetch_add`` and ``replace`` with a guard of guard_apart()."""
+        cdef bint done = False
+        try:
+            if add:
+                old = get_value(guard)
+                set_value(guard, old + value)
+            else:
+                old = get_value(guard) if guard.root is not None else handles.read_or_none(self)
+                set_value(guard, value)
+            done = True
+        finally:
+            guard.leave(done)
+        return old
 
     @cython.final
     cdef wdkm_thread *at_level(self, str operation, bint waits) except NULL:
@@ -84,7 +104,7 @@ cdef class Mutex(Handle):
         cdef wdkm_thread *me = thread_at_level()
         cdef int limit = APC if waits or self.kind == KIND_FAST else DISPATCH
         if me.level > limit:
-            refuse_level(operation, slot_name(self.slot), me.level, limit)
+            refuse_level(operation, slot_name(self.slot), me.level, limit, self.kind)
         if orphans:
             reap_orphans(me)
         return me
@@ -111,13 +131,17 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("lock", wait != 0)
+        if me.apart:
+            root = self.guard_apart(me, wait, timeout)
+            if root is not None:
+                return root
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 return inner_guard(root)
         got = self.take(me, wait)
         if got >= EXPIRED:
-            return inner_guard(self.own_task_root(me, got, timeout))
+            self.not_had(got, timeout)
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def try_lock(self):
@@ -133,16 +157,17 @@ cdef class Mutex(Handle):
         cdef wdkm_thread *me = self.at_level("try_lock", False)
         cdef int got
         cdef Guard root
+        if me.apart:
+            task = owner_now()
+            if task is not None:
+                return lock_for(self, task, 0, False)
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
                 return inner_guard(root)
         got = self.take(me, 0)
-        if got == EXPIRED:
+        if got >= EXPIRED:
             return None
-        if got == OF_TASK:
-            root = task_root(self, me)
-            return inner_guard(root) if self.kind == KIND_K and is_own_task(root) else None
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def lock_when(self, predicate, object timeout=None):
@@ -219,7 +244,7 @@ cdef class Mutex(Handle):
         Who is slow misses values in between, never the last one. A commit that leaves T equal counts as a change; a
         release that commits nothing does not. Takes no lock. In a task of asyncio or Trio: ``async for``.
 
-        IRQL: for each step up to APC; with ``async for`` any.
+        IRQL: for each step as :meth:`lock`; with ``async for`` any.
 
         Args:
             timeout: seconds to wait for the next commit, after which the iteration ends; None for no limit.
@@ -233,8 +258,8 @@ cdef class Mutex(Handle):
         return values.Changes(self, timeout)
 
     def _is_mine(self):
-        """Whether the calling thread holds the lock."""
-        return wdkm_holder(self.slot) == thread_state().owner and wdkm_word_held(wdkm_lock_word(self.slot))
+        """Whether the thread, task or greenlet that calls holds the lock."""
+        return holds_itself(self)
 
     def lock_async(self, object timeout=None):
         """Wait for the lock in a task of asyncio or Trio: ``async with mutex.lock_async() as guard:``, or ``await``.
@@ -303,6 +328,10 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("fetch_add", wait != 0)
+        if me.apart:
+            root = self.guard_apart(me, wait, timeout)
+            if root is not None:
+                return self.change_apart(root, n, True)
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
@@ -311,10 +340,7 @@ cdef class Mutex(Handle):
                 return old
         got = self.take(me, wait)
         if got >= EXPIRED:
-            root = self.own_task_root(me, got, timeout)
-            old = get_value(root)
-            set_value(root, old + n)
-            return old
+            self.not_had(got, timeout)
         serial = thread_state().serial
         try:
             if overflow == 0 and current_number(self.slot, &number):
@@ -349,6 +375,10 @@ cdef class Mutex(Handle):
         if timeout is not None:
             wait = nanoseconds(timeout)
         me = self.at_level("replace", wait != 0)
+        if me.apart:
+            root = self.guard_apart(me, wait, timeout)
+            if root is not None:
+                return self.change_apart(root, value, False)
         if self.kind == KIND_K:
             root = self.own_root(me)
             if root is not None:
@@ -357,10 +387,7 @@ cdef class Mutex(Handle):
                 return old
         got = self.take(me, wait)
         if got >= EXPIRED:
-            root = self.own_task_root(me, got, timeout)
-            old = get_value(root)
-            set_value(root, value)
-            return old
+            self.not_had(got, timeout)
         serial = thread_state().serial
         try:
             old = handles.read_or_none(self)
@@ -451,5 +478,5 @@ cdef class FastMutex(Mutex):
     def __init__(self, value, *, type=UNSET):
         cdef wdkm_thread *me = thread_at_level()
         if me.level > DISPATCH:
-            refuse_level("creation", None, me.level, DISPATCH)
+            refuse_level("creation", None, me.level, DISPATCH, KIND_FAST)
         handles.create_anonymous(self, FAST_WORD, value, type)

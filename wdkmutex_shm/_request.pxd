@@ -1,6 +1,6 @@
 """What lock_async() returns."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ._guard cimport Guard, vectorcallfunc
 from ._handle cimport Handle
@@ -20,3 +20,7 @@ cdef class LockRequest:
 
 
 cdef LockRequest new_request(Handle handle, object timeout)
+# The lock for who owner_now() says that calls; `first` as a starving waiter. None if it was not had in time.
+cdef Guard lock_for(Handle handle, object task, int64_t wait, bint first)
+# Whether the thread, task or greenlet that calls holds the lock.
+cdef bint holds_itself(Handle handle) except -1

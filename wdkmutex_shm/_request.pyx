@@ -1,6 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The lock as a task of an event loop asks for it: one attempt here, and the waiting in :mod:`wdkmutex_shm.queues`.
 
+Every call that locks comes here where a task, a callback of an event loop or a greenlet makes it: all of them own for
+themselves. Only a greenlet may wait in such a call, which stops its whole thread: so it never waits for another one.
+
 To the kernel the loop's thread holds the lock. Which of its tasks does, the guard knows by a weak reference: a strong one
 would be a cycle through the task's own frame, and guards are not known to the garbage collector.
 
@@ -12,7 +15,8 @@ free, a waiter is starving    fails; a task that starves itself takes it
 held by this task             KMutex, CriticalSection: an inner guard; FastMutex: AlreadyOwned
 held by another task          fails, also where both tasks are of one thread
 held by this thread, no task  taken before the thread ran its loop: AlreadyOwned, since waiting would stop who has to release
-                              it; taken inside the loop, as by try_lock(): fails
+                              it
+held by a callback of a loop  fails, also for the callbacks of that loop: one cannot be told from the next
 held by another thread        fails
 owner died                    takes it, repairs the slot, is told
 generation moved on           MutexDestroyed
@@ -24,19 +28,19 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from . import _tasks
 from ._bound cimport bind_with
 from ._guard cimport Guard
 from ._handle cimport Handle
-from ._lock cimport ABANDONED, EXPIRED, LIVE, nanoseconds, raise_of_task, raise_timeout, settle
+from ._lock cimport ABANDONED, EXPIRED, LIVE, OF_TASK, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
 from ._segment cimport slot_name
 from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_holder, wdkm_load32, wdkm_load64,
                      wdkm_local, wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
-from ._tasks cimport queues, task_guard, task_root
+from ._tasks cimport is_own_task, queues, task_guard, task_root
 from ._thread cimport before_fork, running_task, thread_state
 from ._transaction cimport inner_guard
 from .errors import AlreadyOwned
@@ -85,7 +89,7 @@ cdef Guard own_hold(Handle handle, wdkm_thread *me, object task, bint *wait):
             if handle.kind == KIND_FAST:
                 raise_of_task(handle.slot, True)
             return root
-    elif not local.in_loop:
+    else:
         raise_before_loop(handle, me)
     wait[0] = True
     return None
@@ -118,6 +122,34 @@ cdef Guard attempt_for(Handle handle, object task, bint first):
     if got >= EXPIRED:
         return None
     return task_guard(handle, thread_state(), got == ABANDONED, task)
+
+
+cdef Guard lock_for(Handle handle, object task, int64_t wait, bint first):
+    """The guard of a call of :func:`owner_now`'s, which may wait if it is a greenlet's. None: it was not had in time."""
+    cdef wdkm_thread *me
+    cdef int got
+    cdef Guard guard = attempt_for(handle, task, first)
+    if guard is not None or wait == 0:
+        return guard
+    me = thread_state()
+    if task_root(handle, me) is not None:
+        raise_of_task(handle.slot, False)
+    got = settle(handle.segment_, handle.index, handle.generation_, me, EBUSY, wait)
+    if got == OF_TASK:
+        raise_of_task(handle.slot, False)
+    if got == EXPIRED:
+        return None
+    return task_guard(handle, thread_state(), got == ABANDONED, task)
+
+
+cdef bint holds_itself(Handle handle) except -1:
+    """Whether the thread, task or greenlet that calls holds the lock."""
+    cdef Guard root
+    cdef wdkm_thread *me = thread_state()
+    if wdkm_holder(handle.slot) != me.owner or not wdkm_word_held(wdkm_lock_word(handle.slot)):
+        return False
+    root = task_root(handle, me)
+    return root is None or is_own_task(root)
 
 
 def attempt(Handle handle not None, object task not None, bint first=False):
@@ -172,8 +204,8 @@ def holds(Handle handle not None, object task not None):
 cdef int raise_before_loop(Handle handle, wdkm_thread *me) except -1:
     name = slot_name(handle.slot)
     raise AlreadyOwned(
-        f"this thread locked mutex {name!r} before it ran this event loop, and goes on only after it: waiting would never "
-        "end; release it first, or pass its guard on", name=name, owner_pid=me.owner >> 32,
+        f"this thread locked mutex {name!r} before it ran this event loop (or greenlet), and goes on only after it: waiting "
+        "would never end; release it first, or pass its guard on", name=name, owner_pid=me.owner >> 32,
         owner_tid=me.owner & 0xffffffff)
 
 

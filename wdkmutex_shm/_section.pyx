@@ -5,16 +5,23 @@ cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ._guard cimport HELD, Guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._payload cimport gone
-from ._request cimport new_request
+from ._request cimport lock_for, new_request
 from ._segment cimport slot_name
-from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread, wdkm_unlock
+from ._slot cimport (WDKM_OF_TASK, pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread,
+                     wdkm_unlock)
 from ._tasks cimport is_own_task, task_root
-from ._thread cimport APC, DISPATCH, at_loop_level, before_fork, refuse_level, thread_at_level, thread_state
+from ._thread cimport APC, DISPATCH, before_fork, owner_now, refuse_level, thread_at_level, thread_state
 from . import _board, handles
 from .errors import DeadlockError, DriverMutexError, NotOwned
+
+
+# Of each section that a task, a callback of a loop or a greenlet has entered without lock_async(): the guards of that, the
+# last one last.
+cdef dict entered = {}
 
 
 @cython.final
@@ -25,7 +32,7 @@ cdef class CriticalSection(Handle):
 
     A lock between processes without a T, as a Windows CRITICAL_SECTION is one between threads.
 
-    Recursive and owned by a thread. ``with section:``, ``enter()``/``leave()``, and everything that ``threading.RLock``
+    Recursive and owned by a thread, or by the task or greenlet that enters it. ``with section:``, ``enter()``/``leave()``, and everything that ``threading.RLock``
     has, so that ``threading.Condition`` and code that takes a lock object accept it. Anonymous as made here, named when
     made by ``Grt.register_critical_section``. A holder that dies releases it; see :attr:`abandoned`.
 
@@ -44,13 +51,50 @@ cdef class CriticalSection(Handle):
         cdef wdkm_slot *slot = self.slot
         cdef wdkm_thread *me = thread_at_level()
         if me.level > APC and (timeout != 0 or me.level > DISPATCH):
-            refuse_level("entering", slot_name(slot), me.level, DISPATCH if timeout == 0 else APC)
+            refuse_level("entering", slot_name(slot), me.level, DISPATCH if timeout == 0 else APC, self.kind)
+        if me.apart:
+            task = owner_now()
+            if task is not None:
+                return self.take_apart(task, timeout)
         if local.thread == me.serial and local.depth != 0:
             if wdkm_load64(&slot.generation) != self.generation_:
                 gone(self.segment_, slot)
             local.depth += 1
             return True
         return self.take_first(me, attempt(slot), timeout)
+
+    cdef bint take_apart(self, object task, int64_t timeout) except -1:
+        """Enter once more, for a task, a callback of a loop or a greenlet. False when the time was up."""
+        cdef Guard guard = lock_for(self, task, timeout, False)
+        if guard is None:
+            return False
+        if guard.root is None:
+            entered[self] = []  # what was there is a parent's, before fork()
+        entered.setdefault(self, []).append(guard)
+        return True
+
+    cdef Guard last_apart(self):
+        """The guard of the last entry, if the task, callback or greenlet that calls has entered the section; else None."""
+        cdef list guards
+        cdef Guard guard
+        if not entered or self.segment_.local[self.index].thread != thread_state().serial | WDKM_OF_TASK:
+            return None
+        guards = entered.get(self)
+        if not guards:
+            return None
+        guard = guards[len(guards) - 1]
+        return guard if guard.flags & HELD and is_own_task(guard) else None
+
+    cdef bint leave_apart(self) except -1:
+        """Leave once, if the task, callback or greenlet that calls has entered the section. Tells whether it has."""
+        cdef Guard guard = self.last_apart()
+        if guard is None:
+            return False
+        entered[self].pop()
+        if guard.root is None or not entered[self]:
+            del entered[self]
+        guard.finish(True)
+        return True
 
     cdef bint take_now(self, bint starving) except -1:
         """Enter once more if that needs no waiting. Who starves for it does not let other starving waiters go first."""
@@ -70,9 +114,8 @@ cdef class CriticalSection(Handle):
             if code == EXPIRED:
                 return False
             if code == OF_TASK:
-                own = is_own_task(task_root(self, me))
-                if own or timeout != 0:
-                    raise_of_task(slot, own)
+                if timeout != 0:
+                    raise_of_task(slot, False)
                 return False
             me = thread_state()
         if local.depth == 0:
@@ -81,14 +124,15 @@ cdef class CriticalSection(Handle):
             Py_INCREF(self.segment_)
         local.thread = me.serial
         local.depth = 1
-        local.in_loop = at_loop_level(me)
         local.abandoned_pid = slot.abandoned_pid + 1 if code == ABANDONED else 0
         return True
 
     cdef int let_go(self) except -1:
         cdef wdkm_local *local = &self.segment_.local[self.index]
         if local.depth == 0 or local.thread != thread_state().serial:
-            self.not_owned()
+            if not self.leave_apart():
+                self.not_owned()
+            return 0
         local.depth -= 1
         if local.depth == 0:
             wdkm_unlock(self.slot)
@@ -99,7 +143,9 @@ cdef class CriticalSection(Handle):
         cdef wdkm_local *local = &self.segment_.local[self.index]
         name = slot_name(self.slot)
         if task_root(self, thread_state()) is not None:
-            why = "a task entered it with lock_async(), and leaves it with the guard that it got"
+            why = "another task or greenlet entered it, or a guard of lock_async() did, with which it is left"
+        elif local.thread & WDKM_OF_TASK and local.root != NULL and not before_fork(local.thread):
+            why = "a task or greenlet of another thread of this process entered it"
         elif local.depth != 0 and before_fork(local.thread):
             why = "it was entered before fork(), by the parent"
         elif local.depth != 0:
@@ -134,8 +180,8 @@ cdef class CriticalSection(Handle):
         """Enter in a task of asyncio or Trio: ``async with section.lock_async() as hold:``, or ``await``.
 
         As :meth:`KMutex.lock_async`. What it gives is a guard whose ``value`` is None: it has ``abandoned`` and the rest.
-        The section is left with it; :meth:`leave` is for who entered it without a task, and so is :attr:`abandoned`. In the
-        task that is in it, :meth:`try_enter` raises AlreadyOwned; call this again instead.
+        The section is left with it; :meth:`leave` is for who entered it in another way, and so is :attr:`abandoned`. The
+        task that is in it may enter it again, in either way.
         """
         return new_request(self, timeout)
 
@@ -178,18 +224,28 @@ cdef class CriticalSection(Handle):
     def abandoned(self):
         """Whether the holder before the calling thread's present hold died in the section."""
         cdef wdkm_local *local = &self.segment_.local[self.index]
+        cdef Guard guard = self.last_apart()
+        if guard is not None:
+            return (guard if guard.root is None else guard.root).dead_pid >= 0
         return local.depth != 0 and local.thread == thread_state().serial and local.abandoned_pid != 0
 
     @property
     def abandoned_by(self):
         """Pid of that dead holder; None if there was none, or it is not known."""
-        return self.segment_.local[self.index].abandoned_pid - 1 or None if self.abandoned else None
+        cdef Guard guard = self.last_apart()
+        if not self.abandoned:
+            return None
+        if guard is not None:
+            return (guard if guard.root is None else guard.root).abandoned_by
+        return self.segment_.local[self.index].abandoned_pid - 1 or None
 
     def _is_owned(self):
         cdef wdkm_local *local = &self.segment_.local[self.index]
-        return local.depth != 0 and local.thread == thread_state().serial
+        return local.depth != 0 and local.thread == thread_state().serial or self.last_apart() is not None
 
     def _recursion_count(self):
+        if self.last_apart() is not None:
+            return len(entered[self])
         return self.segment_.local[self.index].depth if self._is_owned() else 0
 
     def _release_save(self):
@@ -197,6 +253,11 @@ cdef class CriticalSection(Handle):
         cdef uint32_t depth = local.depth
         if not self._is_owned():
             self.not_owned()
+        if self.last_apart() is not None:
+            depth = len(entered[self])
+            while self.leave_apart():
+                pass
+            return depth
         local.depth = 1
         self.let_go()
         return depth
@@ -218,7 +279,10 @@ cdef class CriticalSection(Handle):
                 late = late or error
             finally:
                 _board.taking_back(False)
-        self.segment_.local[self.index].depth = depth
+        if self.last_apart() is None:
+            self.segment_.local[self.index].depth = depth
+        for _ in range(depth - 1 if self.last_apart() is not None else 0):
+            self.take(0)
         if late is not None:
             raise late
 

@@ -20,10 +20,12 @@ from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_
 from ._mutex cimport Mutex
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
+from ._request cimport lock_for
 from ._section cimport CriticalSection
 from ._segment cimport slot_name
 from ._slot cimport pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_now, wdkm_slot, wdkm_thread
-from ._thread cimport APC, DISPATCH, refuse_level, thread_at_level, thread_state
+from ._tasks cimport task_root
+from ._thread cimport APC, DISPATCH, owner_now, refuse_level, thread_at_level, thread_state
 from ._together cimport MOST, publish_all, to_write
 from ._transaction cimport committed, inner_guard, undo
 
@@ -83,7 +85,7 @@ cdef wdkm_thread *at_level(tuple mutexes, str operation, bint waits) except NULL
         for handle in mutexes:
             limit = APC if waits or handle.kind == KIND_FAST else DISPATCH
             if me.level > limit:
-                refuse_level(operation, slot_name(handle.slot), me.level, limit)
+                refuse_level(operation, slot_name(handle.slot), me.level, limit, handle.kind)
     if orphans:
         reap_orphans(me)
     return me
@@ -94,6 +96,10 @@ cdef Guard guard_of(Mutex mutex, wdkm_thread *me, int64_t wait, int64_t deadline
     cdef wdkm_slot *slot = mutex.slot
     cdef Guard root
     cdef int code
+    if me.apart:
+        task = owner_now()
+        if task is not None:
+            return lock_for(mutex, task, max(0, deadline - wdkm_now()) if wait > 0 else wait, False)
     if mutex.kind == KIND_K:
         root = mutex.own_root(me)
         if root is not None:
@@ -352,6 +358,19 @@ def check_several(tuple mutexes not None, str operation not None, timeout):
     at_level(mutexes, operation, wait != 0)
 
 
+def must_not_wait_for_itself(tuple mutexes not None):
+    """Raise AlreadyOwned if all of the mutexes are held by other tasks or greenlets of this thread, which wait for this call.
+
+    For who has had none of them, and would wait.
+    """
+    cdef Handle handle
+    cdef wdkm_thread *me = thread_state()
+    for handle in mutexes:
+        if task_root(handle, me) is None or wdkm_load64(&handle.slot.generation) != handle.generation_:
+            return
+    raise_of_task(handle.slot, False)
+
+
 def take_any(tuple mutexes not None, Py_ssize_t first, bint starving):
     """Take the first lock that is free, beginning at ``first``: (index, guard), or None when there is none.
 
@@ -388,6 +407,10 @@ cdef Guard try_one(Mutex mutex, bint starving):
     cdef wdkm_thread *me = thread_state()
     cdef Guard root
     cdef int code
+    if me.apart:
+        task = owner_now()
+        if task is not None:
+            return lock_for(mutex, task, 0, starving)
     if mutex.kind == KIND_K:
         root = mutex.own_root(me)
         if root is not None:

@@ -116,7 +116,6 @@ cdef extern from "slot.h" nogil:
         uint32_t abandoned_pid
         wdkm_mapping *maps
         uint64_t lent
-        bint in_loop
 
     ctypedef struct wdkm_thread:
         uint64_t serial
@@ -125,6 +124,7 @@ cdef extern from "slot.h" nogil:
         int irql
         int fast_held
         int level
+        int apart
 
     uint64_t wdkm_load64(const uint64_t *)
     uint32_t wdkm_load32(const uint32_t *)

@@ -21,7 +21,7 @@ cdef wdkm_thread *allowed(Mutex mutex, str operation, bint waits) except NULL:
     cdef wdkm_thread *me = thread_at_level()
     cdef int limit = APC if waits else DISPATCH
     if me.level > limit:
-        refuse_level(operation, slot_name(mutex.slot), me.level, limit)
+        refuse_level(operation, slot_name(mutex.slot), me.level, limit, 0)
     return me
 
 

@@ -8,7 +8,7 @@ from ._slot cimport wdkm_thread
 cdef Guard task_guard(Handle handle, wdkm_thread *me, bint abandoned, object task)
 # The guard of a mutex that a task of the calling thread holds, borrowed from `wdkm_local`; None if no task holds it.
 cdef Guard task_root(Handle handle, wdkm_thread *me)
-# Whether the task that runs now is the guard's.
+# Whether the task or greenlet that runs now is the guard's; where none runs, what a callback of a loop locked is its own.
 cdef bint is_own_task(Guard guard) except -1
 # Whether it is the guard of a task of this thread that is being destroyed: its coroutine is closed by nobody's task.
 cdef bint has_lost_task(Guard guard, wdkm_thread *me) except -1

@@ -2,7 +2,8 @@
 """Holds of tasks: what differs where a task of an event loop holds a lock, and not its thread.
 
 The kernel knows only the thread. The guard knows the task, by a weak reference, and its `thread` is marked
-WDKM_OF_TASK. How a task asks for the lock and waits for it: `_request.pyx`, :mod:`wdkmutex_shm.queues`.
+WDKM_OF_TASK. A greenlet owns as a task does. A callback of an event loop, which no task runs, cannot be told from the next
+one: it owns as `nobody`, whose guards all callbacks may use, and who never has an inner guard. How a task asks for the lock and waits for it: `_request.pyx`, :mod:`wdkmutex_shm.queues`.
 """
 
 from libc.stdint cimport uint32_t
@@ -10,7 +11,7 @@ from libc.stdint cimport uint32_t
 from ._guard cimport HELD, Guard, call_guard
 from ._handle cimport Handle
 from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread, wdkm_unlock
-from ._thread cimport running_task
+from ._thread cimport nobody, running_owner
 
 cdef extern from "Python.h":
     void PyErr_WriteUnraisable(object)
@@ -45,12 +46,14 @@ cdef Guard task_root(Handle handle, wdkm_thread *me):
 cdef bint is_own_task(Guard guard) except -1:
     if guard is None:
         return False
-    task = running_task()
-    return task is not None and guard.task() is task
+    owner = running_owner()
+    if owner is None:
+        return guard.task is nobody
+    return guard.task() is owner
 
 
 cdef bint has_lost_task(Guard guard, wdkm_thread *me) except -1:
-    return guard.thread == me.serial | WDKM_OF_TASK and (guard.task() is None or running_task() is None)
+    return guard.thread == me.serial | WDKM_OF_TASK and (guard.task() is None or running_owner() is None)
 
 
 cdef int let_task_go(Guard guard) except -1:

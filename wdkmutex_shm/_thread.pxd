@@ -20,7 +20,11 @@ cdef uint64_t fork_count() noexcept nogil
 cdef bint before_fork(uint64_t serial) noexcept nogil
 # The task of asyncio or Trio that the calling thread runs now, or None.
 cdef object running_task()
-# Whether a level that thread_at_level() found comes of an event loop.
-cdef inline bint at_loop_level(wdkm_thread *me) noexcept nogil:
-    return me.level == DISPATCH and me.irql < DISPATCH
-cdef int refuse_level(str operation, object name, int level, int limit) except -1
+# The same, or the greenlet that it runs, if that is not its main one.
+cdef object running_owner()
+# For a thread that thread_at_level() found to be `apart`: a weak reference to the task or greenlet that owns what it locks
+# now; `nobody` in a callback of an event loop; None if it is the thread itself after all.
+cdef object owner_now()
+cdef object nobody
+# `kind` of the mutex, 0 where it is none that users see; see :mod:`wdkmutex_shm.ways`.
+cdef int refuse_level(str operation, object name, int level, int limit, int kind) except -1

@@ -7,9 +7,11 @@ serial: whatever remembers the old one knows that it was inherited, not acquired
 
 import sys
 
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._slot cimport WDKM_OF_TASK, wdkm_thread
+from . import ways
 from .errors import IrqlTooHigh
 
 cdef extern from "Python.h":
@@ -68,6 +70,15 @@ cdef object asyncio_loop = None
 cdef object asyncio_task = None  # called with the running loop
 cdef object trio_running = None
 cdef object trio_task = None
+cdef object current_greenlet = None
+
+
+def _nobody():
+    return None
+
+
+# In the place of a weak reference to a task: what a callback of an event loop locked, which no task runs.
+nobody = _nobody
 
 
 cdef wdkm_thread *thread_state() noexcept nogil:
@@ -83,8 +94,8 @@ cdef bint before_fork(uint64_t serial) noexcept nogil:
 
 
 cdef int find_event_loops() except -1:
-    """Learn which event loop libraries are imported. Called when the number of imported modules has changed."""
-    global modules_seen, loops_imported, asyncio_loop, asyncio_task, trio_running, trio_task
+    """Learn which libraries of event loops and greenlets are imported. Called when the number of imported modules has changed."""
+    global modules_seen, loops_imported, asyncio_loop, asyncio_task, trio_running, trio_task, current_greenlet
     cdef Py_ssize_t seen = PyDict_GET_SIZE(modules)
     cdef object module = modules.get("_asyncio") or modules.get("asyncio.events")
     asyncio_loop = getattr(module, "_get_running_loop", None)
@@ -99,7 +110,8 @@ cdef int find_event_loops() except -1:
     trio_task = getattr(module, "current_task", None)
     if module is not None:
         trio_running = getattr(module, "in_trio_run", None) or getattr(module, "current_trio_token", None)
-    loops_imported = asyncio_loop is not None or trio_running is not None
+    current_greenlet = getattr(modules.get("greenlet._greenlet"), "getcurrent", None)
+    loops_imported = asyncio_loop is not None or trio_running is not None or current_greenlet is not None
     modules_seen = seen
     return 0
 
@@ -134,35 +146,60 @@ cdef object running_task():
     return None
 
 
+cdef object running_owner():
+    task = running_task()
+    if task is None and current_greenlet is not None:
+        greenlet = current_greenlet()
+        if greenlet.parent is not None:  # else it is the thread's main one, and the thread itself
+            task = greenlet
+    return task
+
+
+cdef object owner_now():
+    owner = running_owner()
+    if owner is not None:
+        return PyWeakref_NewRef(owner, None)
+    return nobody if in_event_loop() else None
+
+
+cdef int look_around(wdkm_thread *me) except -1:
+    """Find out whether an event loop or a greenlet runs in this thread."""
+    me.apart = False
+    if in_event_loop():
+        me.apart = True
+        if me.level < DISPATCH:
+            me.level = DISPATCH
+    elif current_greenlet is not None and current_greenlet().parent is not None:
+        me.apart = True
+    return 0
+
+
 cdef wdkm_thread *thread_at_level() except NULL:
     cdef wdkm_thread *me = wdkm_self()
     me.level = me.irql
     if me.level < APC and me.fast_held > 0:
         me.level = APC
     # Most processes never import one, and then this costs a comparison.
-    if me.level < DISPATCH and (loops_imported or PyDict_GET_SIZE(modules) != modules_seen) and in_event_loop():
-        me.level = DISPATCH
+    if loops_imported or PyDict_GET_SIZE(modules) != modules_seen:
+        look_around(me)
     return me
 
 
-cdef int refuse_level(str operation, object name, int level, int limit) except -1:
-    where = "this thread runs an event loop" if level == DISPATCH and wdkm_self().irql < DISPATCH else (
-        f"this thread is at IRQL {level}"
-    )
-    way_out = "use KMutex.try_lock(), do it in a worker thread, or lower the IRQL first"
-    if level == DISPATCH and wdkm_self().irql < DISPATCH:
-        way_out = "wait with `async with ....lock_async()`, use KMutex.try_lock(), or do it in a worker thread"
+cdef int refuse_level(str operation, object name, int level, int limit, int kind) except -1:
+    cdef bint in_loop = level == DISPATCH and wdkm_self().irql < DISPATCH
+    where = "this thread runs an event loop" if in_loop else f"this thread is at IRQL {level}"
     raise IrqlTooHigh(
-        f"{operation} of {name or 'an anonymous mutex'}: {where}, and the operation is allowed up to IRQL {limit}; {way_out}",
+        f"{operation} of {name or 'an anonymous mutex'}: {where}, and the operation is allowed up to IRQL {limit}; "
+        + ways.out_of(operation, kind, level, limit, in_loop),
         name=name, operation=operation, level=level, limit=limit,
     )
 
 
-def must_allow(str operation, object name, int limit):
+def must_allow(str operation, object name, int limit, int kind=0):
     """Raise IrqlTooHigh if the calling thread's IRQL is above ``limit``; for what is written in Python."""
     cdef wdkm_thread *me = thread_at_level()
     if me.level > limit:
-        refuse_level(operation, name, me.level, limit)
+        refuse_level(operation, name, me.level, limit, kind)
 
 
 def current_level():

@@ -30,9 +30,9 @@ cdef Guard to_write(Guard guard, wdkm_thread *me):
     if not guard.flags & HELD:
         return None
     if guard.thread != me.serial:
-        if not before_fork(guard.thread):
-            must_hold(guard, "leaving lock_all")
-        return None
+        if before_fork(guard.thread):
+            return None
+        must_hold(guard, "leaving lock_all")  # a task's own passes
     top = guard if guard.root is None else guard.root
     if top.flags & SET or (top.flags & LOADED and top.handle.codec.mutable):
         return top

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import deadlock
 from ._board import WAIT_ANY, Wait
 from ._holds import SectionGuard
-from ._several import Guards, check_several, lock_all, take_any
+from ._several import Guards, check_several, lock_all, must_not_wait_for_itself, take_any
 from ._watch import ON_RELEASE, served, sleep_any, starve, watch
 from .errors import LockTimeout
 from .values import Deadline
@@ -62,6 +62,7 @@ def lock_any(
     first = next(_calls) % len(mutexes)
     got = take_any(mutexes, first, False)
     if got is None and timeout != 0:
+        must_not_wait_for_itself(mutexes)
         got = _wait(mutexes, first, Deadline(timeout))
     if got is None:
         held = ", ".join(map(repr, mutexes[:4])) + (", ..." if len(mutexes) > 4 else "")

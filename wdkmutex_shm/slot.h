@@ -141,7 +141,6 @@ typedef struct {
     uint32_t abandoned_pid; /* CriticalSection: dead owner before this hold, plus one */
     wdkm_mapping *maps; /* two of them, or NULL */
     uint64_t lent;      /* views of a box that point into one of them */
-    int in_loop;        /* KMutex, CriticalSection: the thread ran an event loop when it took the lock without a task */
 } wdkm_local;
 
 /* One thread of this process. */
@@ -152,7 +151,7 @@ typedef struct {
     int irql;        /* level set by raise_irql */
     int fast_held;   /* FastMutexes held: each keeps the thread at APC or above */
     int level;       /* effective level at the last check */
-    int unused;
+    int apart;       /* at the last check: in an event loop, or in a greenlet, which own for themselves */
 } wdkm_thread;
 
 /* Several slots published as one. Each process that does that has a journal; a slot's `pending` then holds a note instead of a

@@ -22,6 +22,8 @@ from ._planted import planted
 from ._thread import must_allow
 from ._watch import ON_COMMIT, commits, sleep, watch
 from .errors import AlreadyOwned, DeadlockError, LockTimeout, MutexDestroyed
+from .handles import kind_of
+from .names import KIND_FAST
 
 if TYPE_CHECKING:
     from ._guard import Guard
@@ -45,7 +47,7 @@ T = TypeVar("T")
 LONGEST_SLEEP = 60.0 if planted("no-look") else 1.0
 #: Seconds of waiting after which a waiter is to be seen by others.
 SHOWN_AFTER = 0.001
-_APC = 1
+_APC, _DISPATCH = 1, 2
 _STEADY_LOOKS = 100
 
 
@@ -75,7 +77,7 @@ class Deadline:
 def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
     if mutex._is_mine():
         raise AlreadyOwned(
-            f"{operation}: this thread holds mutex {mutex.name!r}, and while it does nobody else can change T; use "
+            f"{operation}: the caller holds mutex {mutex.name!r}, and while it does nobody else can change T; use "
             "guard.wait_for(), or look at guard.value",
             name=mutex.name,
         )
@@ -219,6 +221,7 @@ class Changes(Generic[T]):
     def __init__(self, mutex: Mutex[T], timeout: float | None) -> None:
         self._mutex = mutex
         self._timeout = timeout
+        self._kind = kind_of(type(mutex))
         self._seen: int | None = None
 
     def __iter__(self) -> Changes[T]:
@@ -226,7 +229,8 @@ class Changes(Generic[T]):
 
     def __next__(self) -> T:
         """Wait for a commit that was not seen yet, and return the T of the last one."""
-        must_allow("changes", self._mutex.name, _APC)
+        waits = self._timeout != 0 or self._kind == KIND_FAST
+        must_allow("changes", self._mutex.name, _APC if waits else _DISPATCH, self._kind)
         deadline = Deadline(self._timeout)
         wait: Wait | None = None
         try:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from multiprocessing import context
 from typing import Any, TypeVar
 
-from .. import KMutex, _swap, _watch
+from .. import KMutex, _swap, _watch, ways
 from .._section import CriticalSection
-from .._thread import current_level
+from .._thread import current_level, raised_level
 from ..errors import IrqlTooHigh
 from ..irql import Irql
 
@@ -32,6 +32,7 @@ __all__ = [
     "left",
     "must_not_block",
     "wait_for_change",
+    "waits",
 ]
 
 #: Seconds between two looks whether a process died that is waited for: nobody tells of a death.
@@ -242,13 +243,19 @@ class Line:
                 attempt.relent()
 
 
+def waits(block: bool, timeout: float | None) -> bool:
+    """Whether a call with these arguments may wait; where the timeout is not above 0 it does not."""
+    return bool(block) and (timeout is None or timeout > 0)
+
+
 def must_not_block(operation: str) -> None:
     """Raise IrqlTooHigh if the calling thread must not block: it is above APC."""
     level = current_level()
     if level > _APC:
+        in_loop = raised_level() < level
+        where = "this thread runs an event loop" if in_loop else f"this thread is at IRQL {level}"
         raise IrqlTooHigh(
-            f"{operation}: this thread runs an event loop or is at IRQL {level}, and may wait up to IRQL 1; "
-            "use the form that does not wait, or do it in a worker thread",
+            f"{operation}: {where}, and may wait up to IRQL 1; " + ways.out_of(operation, 0, level, _APC, in_loop),
             operation=operation,
             level=level,
             limit=_APC,

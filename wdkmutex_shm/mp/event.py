@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import KMutex
 from .._swap import exchange_if
-from .cells import Shared, deadline_of, left, must_not_block, wait_for_change
+from .cells import Shared, deadline_of, left, must_not_block, wait_for_change, waits
 
 __all__ = ["Event"]
 
@@ -60,7 +60,8 @@ class Event(Shared, synchronize.Event):
         Raises:
             IrqlTooHigh: the thread must not block. KeyboardInterrupt.
         """
-        must_not_block("wait")
+        if waits(True, timeout):
+            must_not_block("Event.wait")
         deadline = deadline_of(timeout)
         times = self._word.peek() >> 1
 

@@ -24,7 +24,7 @@ from typing import Any
 from .. import KMutex
 from .._section import CriticalSection
 from ..errors import DriverMutexError
-from .cells import SLICE, Attempt, Cell, Line, State, deadline_of, left, must_not_block, wait_for_change
+from .cells import SLICE, Attempt, Cell, Line, State, deadline_of, left, must_not_block, wait_for_change, waits
 from .channel import End
 from .counter import Counter
 from .parties import is_dead, me
@@ -135,6 +135,7 @@ class Ledger:
 
         ``had`` is not empty once it is counted, whatever a signal handler raises here: then the caller releases it.
         """
+        block = waits(block, timeout)
         if block and self.most:
             must_not_block("put")
         if self._putter != me():

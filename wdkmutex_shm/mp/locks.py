@@ -13,7 +13,7 @@ release, another's     released: any process or thread may   AssertionError
 forked child           the parent holds it; may release it   the parent holds it
 thread ended holding   still held                            acquired by the next at once
 process ended holding  as owner died                         as owner died
-event loop             acquire(False) works; acquire() raises IrqlTooHigh, free or not
+event loop             acquire(False) works; acquire() raises IrqlTooHigh, free or not; an RLock is owned by the task
 =====================  ====================================  ===========================================
 
 A Lock is a number in shared memory, 0 or the process that acquired it: a robust mutex would have to be released by the
@@ -36,8 +36,8 @@ from typing import Any
 from .. import KMutex, _board
 from .._section import CriticalSection
 from .._swap import exchange_if
-from ..errors import DeadlockError, DriverMutexError, NotOwned
-from .cells import Attempt, Line, Shared
+from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
+from .cells import Attempt, Line, Shared, must_not_block, waits
 from .parties import is_dead, me
 
 __all__ = ["Lock", "RLock"]
@@ -176,6 +176,7 @@ class Lock(Shared, synchronize.Lock):
         Raises:
             IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
         """
+        block = waits(block, timeout)
         party, thread = me(), get_ident()
         done: list[bool] = []
         try:
@@ -336,11 +337,13 @@ class RLock(Shared, synchronize.RLock):
 
         Args and errors as those of :meth:`Lock.acquire`.
         """
-        if not block:
+        if not waits(block, timeout):
             return self._section.acquire(False)
-        if timeout is not None and timeout < 0:
-            timeout = 0
-        return self._section.acquire(True, timeout)
+        try:
+            return self._section.acquire(True, timeout)
+        except IrqlTooHigh:
+            must_not_block("acquire")  # tells what to do with an RLock instead
+            raise
 
     def release(self) -> None:
         """Release it once.
@@ -359,7 +362,7 @@ class RLock(Shared, synchronize.RLock):
         return owner is not None and owner.alive
 
     def __enter__(self) -> bool:
-        return self._section.acquire()
+        return self.acquire()
 
     def __exit__(self, *_: object) -> None:
         self.release()

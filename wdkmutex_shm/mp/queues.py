@@ -19,7 +19,7 @@ from queue import Empty, Full
 from typing import Any
 
 from .._thread import times_forked
-from .cells import deadline_of, must_not_block
+from .cells import deadline_of, must_not_block, waits
 from .channel import Channel, End, NotTaken
 from .counter import Counter
 from .ledger import Ledger, open_books
@@ -177,6 +177,7 @@ class Queue(queues.Queue):
         self._settle()
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
+        block = waits(block, timeout)
         if block:
             must_not_block("get")
         taking = self._ledger.taking

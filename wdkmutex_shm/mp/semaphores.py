@@ -18,7 +18,7 @@ from typing import Any
 
 from .. import KMutex
 from .._section import CriticalSection
-from .cells import Attempt, Cell, Line, Shared, State, must_not_block
+from .cells import Attempt, Cell, Line, Shared, State, must_not_block, waits
 from .parties import is_dead, me
 
 __all__ = ["BoundedSemaphore", "Semaphore"]
@@ -140,6 +140,7 @@ class Semaphore(Shared, synchronize.Semaphore):
         Raises:
             IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
         """
+        block = waits(block, timeout)
         if block:
             must_not_block("acquire")
         attempt = _Attempt(self)
