@@ -1,4 +1,4 @@
-"""The model of a slot's life: without a fault nothing is broken, with any of them something is."""
+"""The models of a slot's life and of sleeping: without a fault nothing is broken, with any of them something is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 FAULTS = ["publish-first", "no-consistent", "no-generation", "no-quarantine", "no-pending", "keep-id"]
+FAULTS += ["no-bit", "no-repair", "no-clear", "no-look"]
 
 pytestmark = pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed: apt install spin")
 

@@ -13,5 +13,6 @@ cdef bint takes_back() noexcept
 # Whether the ticket is of a record that stands: not in a forked child, nor when somebody has removed the board.
 cdef bint is_noted(uint64_t ticket) noexcept
 cdef void forget(uint64_t ticket) noexcept
-# Whether a thread (an owner word) waits for a lock itself.
-cdef bint is_waiting(uint64_t owner) noexcept
+# Whether a thread (an owner word) waits for a lock itself. Who asks `again` is content with what another thread of this
+# process found within a second: thousands may wait for one thread.
+cdef bint is_waiting(uint64_t owner, bint again) noexcept

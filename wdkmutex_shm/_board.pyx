@@ -57,6 +57,7 @@ cdef extern from "board.h":
     int wdkm_board_watch_forks()
     void wdkm_board_path(char *, size_t)
     wdkm_board *wdkm_board_now(uint32_t, int)
+    wdkm_board *wdkm_board_still(uint32_t)
     void wdkm_board_unmap()
     int wdkm_wait_read(const wdkm_wait *, wdkm_wait *)
     uint64_t wdkm_wait_note(uint64_t, uint32_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
@@ -114,18 +115,32 @@ def started(uint32_t pid):
 
 cdef bint is_noted(uint64_t ticket) noexcept:
     cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
-    return ticket != 0 and wdkm_board_now(pid, 0) != NULL and wdkm_wait_of(ticket, pid) != NULL
+    return ticket != 0 and wdkm_board_still(pid) != NULL and wdkm_wait_of(ticket, pid) != NULL
 
 
 cdef void forget(uint64_t ticket) noexcept:
     wdkm_wait_forget(ticket, <uint32_t>(thread_state().owner >> 32))
 
 
-cdef bint is_waiting(uint64_t owner) noexcept:
+cdef uint64_t busy_owner = 0
+cdef int64_t busy_since = 0
+
+
+cdef bint is_waiting(uint64_t owner, bint again) noexcept:
+    global busy_owner, busy_since
     cdef wdkm_wait found
     cdef uint32_t number
-    return owner != 0 and (wdkm_wait_by(owner, &found, &number)
-                           or wdkm_wait_any_by(0, owner, &found) < <uint32_t>WDKM_RECORDS)
+    cdef int64_t now
+    if owner == 0:
+        return False
+    now = wdkm_now()
+    if again and owner == busy_owner and now - busy_since < 1000000000:
+        return False
+    if wdkm_wait_by(owner, &found, &number) or wdkm_wait_any_by(0, owner, &found) < <uint32_t>WDKM_RECORDS:
+        return True
+    busy_owner = owner
+    busy_since = now
+    return False
 
 
 def enter(handle not None, uint32_t kind, int64_t since):

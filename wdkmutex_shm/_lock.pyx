@@ -17,11 +17,11 @@ WDKM_UNSETTLED, a note        takes it and settles what a dead owner left and th
 generation moved on           MutexDestroyed, found after acquiring and after each slice of waiting
 ============================  ==========================================================================================
 
-A waiter parks in slices: the first lasts until it has waited STARVE, when it declares itself starving and writes down on
-the board what it waits for; later ones grow to SLICE as long as the lock does not change hands. Where it does, a newcomer
-may lose its patience with those who starve, and they must declare themselves anew: each looks after POLITE times their
-number, so that all together wake no more often than one alone. After each slice it looks at signals, the deadline and the
-generation; from SUSPECT on, now and then, whether who holds the lock waits for it in turn.
+A waiter sleeps on the lock word (`park.h`) until the lock can be had, its tenant is gone, its time is up or a signal comes: the
+kernel wakes it for each of these, so it need not look for them. It looks around once it has waited STARVE, when it declares
+itself starving and writes down on the board what it waits for; a few times from SUSPECT on, whether who holds the lock waits
+for it in turn; and then ever more rarely, at most every SELDOM. Waiters that were woken in vain, because a newcomer lost its
+patience with those who starve, declare themselves anew.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -36,19 +36,42 @@ from ._payload cimport gone, remove_pending
 from ._segment cimport Segment, held_for, held_since, slot_name
 from ._slot cimport (WDKM_NOTE, WDKM_OF_TASK, WDKM_UNSETTLED, EBUSY, EDEADLK, ENOTRECOVERABLE, EOWNERDEAD, ETIMEDOUT,
                      pthread_mutex_consistent, pthread_mutex_trylock, wdkm_acquired, wdkm_add32, wdkm_cas32, wdkm_futex_wait,
-                     wdkm_futex_wake_all, wdkm_holder, wdkm_keep32, wdkm_load32, wdkm_load64, wdkm_lock_until, wdkm_lock_word,
-                     wdkm_now, wdkm_pause, wdkm_planted, wdkm_set32, wdkm_slot, wdkm_starving, wdkm_store32,
-                     wdkm_thread, wdkm_unlock, wdkm_word_abandoned)
+                     wdkm_futex_wake_all, wdkm_holder, wdkm_keep32, wdkm_load32, wdkm_load64, wdkm_lock_word, wdkm_now,
+                     wdkm_pause, wdkm_planted, wdkm_set32, wdkm_slot, wdkm_starving, wdkm_store32, wdkm_thread, wdkm_unlock,
+                     wdkm_word_abandoned)
 from . import deadlock, waits
 from ._thread cimport thread_state
 from .errors import AlreadyOwned, MutexDamaged
 
+cdef extern from "park.h" nogil:
+    int EINTR
+    int64_t wdkm_nap(const wdkm_slot *, int64_t)
+    bint wdkm_park_fits()
+    int wdkm_park(wdkm_slot *, uint64_t, uint32_t, int64_t, bint, int *)
+    void wdkm_others_may_sleep(wdkm_slot *)
+
+cdef extern from "Python.h":
+    ctypedef struct PyInterpreterState:
+        pass
+    ctypedef struct PyThreadState:
+        pass
+    PyInterpreterState *PyInterpreterState_Get()
+    PyThreadState *PyInterpreterState_ThreadHead(PyInterpreterState *)
+    PyThreadState *PyThreadState_Next(PyThreadState *)
+
+if not wdkm_park_fits():
+    raise ImportError(
+        "wdkmutex_shm: robust mutexes of this C library are not those that it knows (glibc 2.30 and later have): it cannot "
+        "wait for them; please report this with the output of `ldd --version`")
+
 cdef int64_t STARVE = 1000000      # 1 ms: after this a waiter is served next
 cdef int64_t POLITE = 4000000      # how long a newcomer lets starving waiters go first
-cdef int64_t SLICE = 100000000     # 100 ms: longest sleep without a look around
 cdef int64_t SUSPECT = 50000000    # 50 ms: when a waiter first looks whether its wait has closed a cycle
 cdef int64_t SOON = 90000000       # until it looks again, the first few times; whoever closed one learns it by then
-cdef int64_t RARELY = 1000000000   # and later on
+cdef int64_t RARELY = 1000000000   # and later on: twice as long each time, from RARELY to SELDOM
+cdef int64_t SELDOM = 16000000000
+cdef int64_t ALERT = 100000000     # 100 ms: how often the main thread looks for signals that other threads were sent
+cdef int64_t ALERT_ALONE = 4000000000  # where there are none
 cdef int SPINS = 60                # attempts before parking when the holder runs in another process
 
 
@@ -152,58 +175,86 @@ cdef bint let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcep
         wdkm_futex_wait(&slot.starving, waiting, min(deadline - now, start + POLITE - now))
 
 
+cdef int64_t alert() noexcept:
+    """How long this thread may sleep without looking for signals. Python's handlers run in the main thread, and the kernel ends
+    its sleep when one comes; but it gives the signal to another thread if that one was meant (pthread_kill()), and one that
+    comes just before the sleep does not end it."""
+    cdef uint64_t owner = thread_state().owner
+    if owner >> 32 != owner & 0xffffffff:
+        return INT64_MAX // 2
+    return ALERT if PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL else ALERT_ALONE
+
+
+cdef int64_t next_look(int looks, int64_t start, int64_t now, uint32_t tid) noexcept nogil:
+    """When a waiter looks around again. Thousands that began together must not all do so together, so each has a time of its own."""
+    cdef int64_t after
+    if looks < 3:
+        return now + SOON
+    after = min(max(RARELY, now - start), SELDOM)
+    return now + after + after // 128 * (tid % 64)
+
+
 cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t deadline) except -1:
     """Wait without the GIL until the lock is had, the deadline passes, or the tenant is gone. Returns an errno."""
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef int64_t start = wdkm_now()
     cdef int64_t now = start
-    cdef int64_t slice_ = STARVE
-    cdef uint32_t acquired = slot.acquired_low
-    cdef int64_t suspect = start + SUSPECT
+    cdef int64_t look = start + STARVE
     cdef int64_t until
+    cdef int64_t nap
+    cdef wdkm_thread *me = thread_state()
     cdef uint64_t ticket = 0
     cdef bint back = takes_back()
     cdef int looks = 0
     cdef wdkm_looks dead_looks
+    cdef int slept = 0
     cdef int code
     cdef bint starving = False
     cdef bint overdue = False
     memset(&dead_looks, 0, sizeof(dead_looks))
     try:
         while True:
+            until = min(deadline, look, now + alert())
             with nogil:
                 code = EBUSY
                 if not starving:
                     overdue = let_go_first(slot, now, deadline)
                     code = take_free(slot, overdue)
-                if code == EBUSY:
+                    if slept and (code == 0 or code == EOWNERDEAD):
+                        wdkm_others_may_sleep(slot)
+                nap = 0
+                while code == EBUSY:
+                    nap = wdkm_nap(slot, nap)
+                    code = wdkm_park(slot, generation, <uint32_t>me.owner, min(until, now + nap), starving, &slept)
                     now = wdkm_now()
-                    until = now + slice_
-                    if now < suspect < until and looks == 0 and not back:
-                        until = suspect
-                    code = wdkm_lock_until(slot, min(deadline, until))
-                    now = wdkm_now()
-            if code != ETIMEDOUT:
+                    if code == EBUSY:
+                        break
+                    if code == ETIMEDOUT and now < until:
+                        wdkm_look(slot, me, now - start, &dead_looks)
+                        code = EBUSY
+            if code != ETIMEDOUT and code != EINTR:
                 return code
-            if wdkm_load64(&slot.generation) != generation:
-                return EBUSY
+            now = wdkm_now()
             if now >= deadline:
                 return ETIMEDOUT
             PyErr_CheckSignals()
+            me = thread_state()  # a signal handler may have forked
+            if now < look:
+                continue
             held_since(slot)  # so that whoever asks knows since when
-            wdkm_look(slot, thread_state(), now - start, &dead_looks)
-            if not starving or wdkm_starving(slot) == 0:
+            wdkm_look(slot, me, now - start, &dead_looks)
+            if not starving:
                 starving = True
                 wdkm_add32(&slot.starving, 1)
             if not is_noted(ticket):
                 ticket = note_lock(segment, index, generation, start, back)
-            elif now >= suspect and not back:
-                looks += 1
-                suspect = now + (SOON if looks < 3 else RARELY)
-                if is_waiting(wdkm_holder(slot)):
-                    deadlock.refuse(ticket)
-            slice_ = min(SLICE, POLITE * max(wdkm_starving(slot), 1) if slot.acquired_low != acquired else slice_ * 4)
-            acquired = slot.acquired_low
+            if now < start + SUSPECT:
+                look = start + SUSPECT
+                continue
+            looks += 1
+            look = next_look(looks, start, now, <uint32_t>me.owner)
+            if not back and is_waiting(wdkm_holder(slot), looks > 3):
+                deadlock.refuse(ticket)
     finally:
         forget(ticket)
         if starving:
@@ -294,6 +345,8 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     if contended:
         slot.contended += 1
     wdkm_acquired(slot, me)
+    if contended and slot.starving != 0:
+        held_since(slot)  # they sleep, and would find out late
     return ABANDONED if abandoned else LIVE
 
 

@@ -151,7 +151,6 @@ cdef extern from "slot.h" nogil:
     void wdkm_tell_commit(wdkm_slot *)
     uint32_t wdkm_watch(wdkm_slot *, uint32_t, uint64_t)
     int64_t wdkm_now()
-    int wdkm_lock_until(wdkm_slot *, int64_t)
     void wdkm_futex_wait(uint32_t *, uint32_t, int64_t)
     void wdkm_futex_wake_all(uint32_t *)
     int pthread_mutex_trylock(pthread_mutex_t *)

@@ -188,6 +188,15 @@ static wdkm_board *wdkm_board_now(uint32_t pid, int make) {
     return wdkm_board_mapped;
 }
 
+/* The same, for a waiter that looks whether it is there still, as thousands do: asked of the file once a second for all of them. */
+static wdkm_board *wdkm_board_still(uint32_t pid) {
+    static int64_t seen = 0;
+    int64_t now = wdkm_now();
+    if (wdkm_board_mapped && now - seen < 1000000000) return wdkm_board_mapped;
+    seen = now;
+    return wdkm_board_now(pid, 0);
+}
+
 /* A consistent copy of a record. 0 if it means nothing. */
 static int wdkm_wait_read(const wdkm_wait *wait, wdkm_wait *copy) {
     uint32_t sequence = wdkm_load32(&wait->sequence);
@@ -210,6 +219,15 @@ static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
     return wdkm_cas64(&wait->owner, had, owner);
 }
 
+/* Whether it is worth while to look for places of the dead: that asks for each of a window, and a full board for every waiter. */
+static int wdkm_wait_may_search(void) {
+    static int64_t searched = 0;
+    int64_t now = wdkm_now();
+    if (now - searched < 100000000) return 0;
+    searched = now;
+    return 1;
+}
+
 /* Write a record; returns what wdkm_wait_forget needs, 0 if there is no room for it. */
 static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64_t since, const char *segment, uint64_t nonce,
                                uint32_t slot, uint64_t generation) {
@@ -219,6 +237,7 @@ static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64
     unsigned step;
     if (!board || strlen(segment) >= WDKM_SEGMENT_NAME) return 0;
     for (from_the_dead = 0; from_the_dead < 2; ++from_the_dead) {
+        if (from_the_dead && !wdkm_wait_may_search()) break;
         for (step = 0; step < WDKM_WINDOW; ++step) {
             uint32_t at = (first + step) % WDKM_RECORDS;
             wdkm_wait *wait = &board->waits[at];

@@ -238,6 +238,7 @@ static inline void wdkm_pause(void) {
 static inline uint32_t wdkm_lock_word(const wdkm_slot *s) {
     return (uint32_t)__atomic_load_n(&s->mutex.__data.__lock, __ATOMIC_RELAXED);
 }
+static inline uint32_t *wdkm_lock_futex(wdkm_slot *s) { return (uint32_t *)&s->mutex.__data.__lock; }
 static inline int wdkm_word_held(uint32_t w) { return (w & FUTEX_TID_MASK) != 0 && !(w & FUTEX_OWNER_DIED); }
 static inline int wdkm_word_abandoned(uint32_t w) { return (w & FUTEX_OWNER_DIED) != 0; }
 
@@ -306,10 +307,17 @@ static inline void wdkm_tell_commit(wdkm_slot *s) {
     wdkm_tell_watchers(s, 0);
 }
 
+/* After the end of a tenancy: send away all who sleep on the lock (`park.h`). Whoever is about to sleep finds the word changed. */
+static __attribute__((noinline, cold)) void wdkm_send_sleepers(wdkm_slot *s) {
+    __atomic_fetch_and(wdkm_lock_futex(s), ~FUTEX_WAITERS, __ATOMIC_SEQ_CST);
+    wdkm_futex_wake_all(wdkm_lock_futex(s));
+}
+
 /* After the end of a tenancy: whatever is waited for, it will not come. */
 static inline void wdkm_tell_end(wdkm_slot *s) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&s->watched, __ATOMIC_RELAXED) != 0) wdkm_tell(s);
+    if (wdkm_lock_word(s) & FUTEX_WAITERS || wdkm_starving(s)) wdkm_send_sleepers(s);
 }
 
 /* Write down what to be told of, `commit` being the commit word that the watcher knows; returns what to sleep on. */
@@ -342,11 +350,6 @@ static inline int wdkm_unlock(wdkm_slot *s) {
 #endif
     wdkm_tell_watchers(s, WDKM_ON_RELEASE);
     return rc;
-}
-
-static inline int wdkm_lock_until(wdkm_slot *s, int64_t ns) {
-    struct timespec t = wdkm_timespec(ns);
-    return pthread_mutex_clocklock(&s->mutex, CLOCK_MONOTONIC, &t);
 }
 
 #endif

@@ -1,4 +1,7 @@
-"""A slot's life, explored by Spin in every interleaving and with deaths at every step; the model is ``slot.pml``."""
+"""A slot's life, and sleeping on its lock, explored by Spin in every interleaving and with deaths at every step.
+
+The models are ``slot.pml`` and ``park.pml``.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ import click
 
 from ..harness import Proof, options, run
 
-MODEL = Path(__file__).resolve().parent.parent / "slot.pml"
+_FOLDER = Path(__file__).resolve().parent.parent
+MODEL, PARKING = _FOLDER / "slot.pml", _FOLDER / "park.pml"
 
-#: Faults that the model can be given, and what they reverse.
+#: Faults that the models can be given, and what they reverse.
 FAULTS = {
     "publish-first": "the commit word is stored before the bytes",
     "no-consistent": "a dead owner's mutex is not marked consistent",
@@ -24,6 +28,10 @@ FAULTS = {
     "no-quarantine": "a vacated slot is cleaned and let again while its lock is held",
     "no-pending": "a data segment is made before it is noted down",
     "keep-id": "a data segment is removed before its id leaves the buffer",
+    "no-bit": "who slept and has the lock does not say that others may sleep",
+    "no-repair": "who was woken in vain goes away and leaves a lock word that does not tell of the others",
+    "no-clear": "the end of a tenancy wakes those who sleep, and not those who are about to",
+    "no-look": "a sleeper never looks for itself, whoever is killed",
 }
 
 
@@ -37,18 +45,37 @@ class World(NamedTuple):
     segments: int
     peeks: int
 
-    @property
-    def macros(self) -> list[str]:
-        """As options of the C preprocessor that Spin runs the model through."""
-        return [f"-D{field.upper()}={value}" for field, value in self._asdict().items()]
 
-    def __str__(self) -> str:
-        return ", ".join(f"{value} {field}" for field, value in self._asdict().items())
+class Sleepers(NamedTuple):
+    """The same for the model of sleeping: how many lock, how often, die, give up; whether the tenancy ends."""
+
+    lockers: int
+    operations: int
+    deaths: int
+    leaves: int
+    ends: int
 
 
-SMALL = [World(2, 2, 1, 1, 4, 0), World(2, 1, 1, 2, 3, 1)]
+def macros_of(world: World | Sleepers) -> list[str]:
+    """The sizes of a world as options of the C preprocessor that Spin runs the model through."""
+    return [f"-D{field.upper()}={value}" for field, value in world._asdict().items()]
+
+
+def describe(world: World | Sleepers) -> str:
+    """The sizes of a world in words."""
+    return ", ".join(f"{value} {field}" for field, value in world._asdict().items())
+
+
+#: Without deaths, so that nobody ever looks for itself; with one, where that is needed.
+SLEEPERS: list[World | Sleepers] = [Sleepers(3, 1, 0, 1, 0), Sleepers(3, 1, 1, 0, 0), Sleepers(2, 1, 1, 1, 1)]
+SMALL: list[World | Sleepers] = [World(2, 2, 1, 1, 4, 0), World(2, 1, 1, 2, 3, 1), *SLEEPERS]
 LARGE = [
     *SMALL,
+    Sleepers(3, 1, 0, 1, 1),
+    Sleepers(3, 1, 1, 1, 0),
+    Sleepers(3, 1, 1, 0, 1),
+    Sleepers(3, 2, 0, 1, 0),
+    Sleepers(2, 2, 2, 1, 1),
     World(2, 1, 1, 2, 4, 1),
     World(2, 1, 2, 2, 4, 1),
     World(2, 2, 1, 2, 4, 0),
@@ -57,9 +84,16 @@ LARGE = [
 ]
 
 #: Enough for each fault to be found in one of them.
-PLANTED = [World(2, 1, 1, 2, 3, 0), World(2, 2, 1, 1, 3, 0)]
+PLANTED: list[World | Sleepers] = [World(2, 1, 1, 2, 3, 0), World(2, 2, 1, 1, 3, 0)]
+#: For the faults of the second model, where each of them is found.
+PLANTED_SLEEPERS = {
+    "no-bit": Sleepers(3, 1, 0, 0, 0),
+    "no-repair": Sleepers(3, 2, 0, 1, 0),
+    "no-clear": Sleepers(3, 1, 0, 0, 1),
+    "no-look": Sleepers(3, 1, 1, 0, 0),
+}
 #: Fewer states than the compiler's optimizations take time for.
-QUICK = [*PLANTED, SMALL[0]]
+QUICK = [*PLANTED, SMALL[0], *SLEEPERS, *PLANTED_SLEEPERS.values()]
 
 _STATES = re.compile(r"^\s*([0-9.e+]+) states, stored", re.MULTILINE)
 _ERROR = re.compile(r"^pan:\d+: (.*)$", re.MULTILINE)
@@ -73,11 +107,12 @@ def need(command: str, remedy: str) -> str:
     return found
 
 
-def explore(proof: Proof, world: World, faults: list[str], folder: str, megabytes: int) -> None:
+def explore(proof: Proof, world: World | Sleepers, faults: list[str], folder: str, megabytes: int) -> None:
     """Have Spin look at every state of one world."""
     spin, compiler = need("spin", "apt install spin"), need(os.environ.get("CC", "cc"), "apt install gcc libc6-dev")
-    macros = [*world.macros, *(f"-D{fault.upper().replace('-', '_')}" for fault in faults)]
-    made = subprocess.run([spin, "-a", *macros, str(MODEL)], cwd=folder, capture_output=True, text=True)
+    model = MODEL if isinstance(world, World) else PARKING
+    macros = [*macros_of(world), *(f"-D{fault.upper().replace('-', '_')}" for fault in faults)]
+    made = subprocess.run([spin, "-a", *macros, str(model)], cwd=folder, capture_output=True, text=True)
     if made.returncode != 0 or "Error" in made.stdout:
         raise click.ClickException(f"spin cannot read the model: {made.stdout}{made.stderr}")
     flags = ["-O0" if world in QUICK else "-O1", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={megabytes}"]
@@ -88,16 +123,16 @@ def explore(proof: Proof, world: World, faults: list[str], folder: str, megabyte
     proof.counts["worlds"] += 1
     error = _ERROR.search(found.stdout)
     if error is not None and "out of memory" not in error[1]:
-        proof.broken(f"in a world of {world}: {error[1]}", trail=_trail(spin, macros, folder))
+        proof.broken(f"in a world of {describe(world)}: {error[1]}", trail=_trail(spin, model, macros, folder))
     elif error is not None or "Search not completed" in found.stdout or states is None:
-        raise click.ClickException(f"a world of {world} does not fit into {megabytes} MB: give --megabytes")
+        raise click.ClickException(f"a world of {describe(world)} does not fit into {megabytes} MB: give --megabytes")
 
 
-def _trail(spin: str, macros: list[str], folder: str) -> list[str]:
+def _trail(spin: str, model: Path, macros: list[str], folder: str) -> list[str]:
     """The last steps that led to an error."""
-    trail = os.path.join(folder, f"{MODEL.name}.trail")
-    told = subprocess.run([spin, *macros, "-k", trail, "-t", "-p", str(MODEL)], capture_output=True, text=True)
-    steps = re.findall(r"proc +\d+ \((Client|Reader|Allocator):1\) \S*/(slot.pml:\d+) .*?\t(\[.*\])", told.stdout)
+    trail = os.path.join(folder, f"{model.name}.trail")
+    told = subprocess.run([spin, *macros, "-k", trail, "-t", "-p", str(model)], capture_output=True, text=True)
+    steps = re.findall(r"proc +\d+ \((\w+):1\) \S*/(\w+.pml:\d+) .*?\t(\[.*\])", told.stdout)
     return [" ".join(step) for step in steps[-40:]]
 
 
@@ -107,16 +142,19 @@ def _trail(spin: str, macros: list[str], folder: str) -> list[str]:
 @click.option("--megabytes", type=int, default=4096, show_default=True, help="Memory that Spin may take.")
 @options()
 def command(large: bool, plant: tuple[str, ...], megabytes: int, seed: int | None, json_file: str | None) -> None:
-    """Explore a model of a slot's life exhaustively with Spin.
+    """Explore models of a slot's life, and of sleeping on its lock, exhaustively with Spin.
 
     Clients lock, commit, grow T, consume the mutex and die between any two steps; a reader peeks; the allocator frees
     the slot, lets the next tenant in, and dies. In every state: T is whole and what was last published, the lock is
-    to be had, no tenant reads another's T, no data segment is left behind or gone too early.
+    to be had, no tenant reads another's T, no data segment is left behind or gone too early. A second model is about
+    sleeping on the lock: whoever dies, gives up or ends the tenancy at whatever step, nobody sleeps for ever.
     """
     with run("model", seed=seed, json_file=json_file) as proof:
-        worlds = LARGE if large else PLANTED if plant else SMALL
+        worlds = LARGE if large else SMALL
+        if plant:
+            worlds = [world for fault, world in PLANTED_SLEEPERS.items() if fault in plant] or PLANTED
         for done, world in enumerate(worlds):
-            proof.progress(f"a world of {world}", done, len(worlds))
+            proof.progress(f"a world of {describe(world)}", done, len(worlds))
             if not proof.ok:
                 break
             with tempfile.TemporaryDirectory(prefix="wdkm-model-") as folder:
