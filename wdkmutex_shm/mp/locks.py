@@ -10,7 +10,8 @@ acquire, promised      waits (False if not ``block``)        the same; for at mo
 acquire, owner died    acquired, within 0.1 s of its death   acquired at once
 release, free          ValueError                            AssertionError
 release, another's     released: any process or thread may   AssertionError
-forked child           the parent holds it; may release it   the parent holds it
+forked child           the parent holds it; may release it   the parent holds it; AssertionError
+the same, parent dead  NotOwned, once another could have it  AssertionError
 thread ended holding   still held                            acquired by the next at once
 process ended holding  as owner died                         as owner died
 event loop             acquire(False) works; acquire() raises IrqlTooHigh, free or not; an RLock is owned by the task
@@ -38,7 +39,7 @@ from .._section import CriticalSection
 from .._swap import exchange_if
 from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
 from .cells import Attempt, Line, Shared, must_not_block, waits
-from .parties import is_dead, me
+from .parties import is_dead, lost, me
 
 __all__ = ["Lock", "RLock"]
 
@@ -224,13 +225,16 @@ class Lock(Shared, synchronize.Lock):
         """Release it, whoever acquired it.
 
         Raises:
-            ValueError: it is free.
+            ValueError: it is free. NotOwned: who held it and forked this process died: others could have it.
         """
         owner = self._party
-        self._thread = 0
+        thread, self._thread = self._thread, 0
         found = exchange_if(self._word, owner, 0, "release") if owner else self._word.peek()
         if owner and found == owner:
             return
+        if thread and found & ~_PROMISED != owner and is_dead(owner):  # never of this process itself
+            self._thread = thread  # it goes on to believe that it holds the lock, and is told each time
+            raise lost(owner, 0 if _is_free(found) else found & ~_PROMISED)
         while not _is_free(found):
             expected = found
             found = exchange_if(self._word, expected, _released(expected), "release")

@@ -4,8 +4,8 @@ A semaphore is used in two ways. As a *resource*, whoever acquires it releases i
 give back what it has. As a *signal*, one process releases what another acquires (a semaphore that begins with 0, or one
 that counts the free places of a queue); what a dead process had acquired is then used up, and nothing may be given
 back. A semaphore is taken for a resource until the first release by a process that has acquired nothing: from then on
-it is a signal. If something was given back before that turned out, the release is taken for the dead process's, and not
-counted twice.
+it is a signal. If something was given back before that turned out, the release is taken for the dead process's: it is
+not counted twice, and proves nothing.
 
 The state: [value, given back, whether it is a resource, process, how many it has, process, how many it has, ...].
 """
@@ -176,12 +176,14 @@ class Semaphore(Shared, synchronize.Semaphore):
             state[at + 1] -= 1
             if not state[at + 1]:
                 del state[at : at + 2]
+        elif state[_GIVEN]:
+            # That one was given back when the process died that this one stands in for: it may be a child of it, which
+            # goes on in the belief that it has what its parent had.
+            state[_GIVEN] -= 1
+            return True
         else:
             state[_RESOURCE] = 0
             del state[_HOLDERS:]
-            if state[_GIVEN]:
-                state[_GIVEN] -= 1  # that one was given back when the process died that this one stands in for
-                return True
         if state[_VALUE] >= self.maxvalue:
             raise ValueError("semaphore or lock released too many times")
         state[_VALUE] += 1
