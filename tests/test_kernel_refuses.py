@@ -114,6 +114,14 @@ def test_nothing_starts_where_the_locks_of_the_dead_would_stay(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", CODES)
+def test_memory_that_cannot_be_reserved(code: str, instance: str) -> None:
+    before = _left()
+    assert run(code, ("fallocate",), NOTHING_STARTS, instance) == ["fallocate False True"] * 4
+    assert _left() == before
+
+
+@pytest.mark.slow
 def test_a_kernel_that_only_does_not_tell_of_robust_lists_is_tried_out() -> None:
     assert run("EPERM", ("get_robust_list",), ROBUST) == ["True"]
 

@@ -38,8 +38,8 @@ def occupy(Segment segment not None, Py_ssize_t index, bytes name not None, int 
     cdef uint64_t generation = wdkm_load64(&slot.generation)
     cdef uint64_t commit = slot.commit + 1
     cdef int buffer = commit & 1
-    assert generation % 2 == 0, "the slot has a tenant"
-    assert len(name) <= WDKM_NAME and len(payload) <= WDKM_INLINE
+    if generation % 2 or len(name) > WDKM_NAME or len(payload) > WDKM_INLINE:
+        raise ValueError("the slot has a tenant, or the name or the payload is too long for it")
     wdkm_fence_release()
     memset(slot.name, 0, WDKM_NAME)
     memcpy(slot.name, <const char *>name, len(name))

@@ -8,6 +8,7 @@ why it does not.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shlex
 import shutil
@@ -123,8 +124,10 @@ def _try(lock: LockFile, instance: str) -> bool:
 def _cannot_start(instance: str, error: OSError) -> DaemonUnavailable:
     """The error of a process that lacks what it takes to start a daemon: descriptors, room for a file."""
     where = f"{error.filename}: " if error.filename else ""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    small = f"; files may have {limit} bytes here: raise that (ulimit -f, LimitFSIZE=)" if 0 <= limit < 1 << 20 else ""
     return DaemonUnavailable(
-        f"the daemon of instance {instance!r} cannot be started: {where}{error.strerror}",
+        f"the daemon of instance {instance!r} cannot be started: {where}{error.strerror}{small}",
         name=instance,
         instance=instance,
         path=error.filename,

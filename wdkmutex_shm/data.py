@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import identity, shm
 from ._segment import DATA_HEADER_BYTES, LAYOUT
-from .errors import LayoutMismatch, PagedPoolAllocFailed, ProtocolError, SegmentRefused
+from .errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, ProtocolError, SegmentRefused
 from .names import data_segment
 
 __all__ = [
@@ -75,6 +75,8 @@ def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> int
         pid, start = identity.me()
         magic = _STAGED if staged else _MAGIC
         header = _HEADER.pack(magic, ident, capacity, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    except KernelUnsupported:
+        raise
     except OSError as error:  # no descriptor is free to read /proc with
         raise shm.no_room(name, DATA_HEADER_BYTES + capacity, error) from None
     fd = shm.create(name, DATA_HEADER_BYTES + capacity)  # from here to the `try` as little as can be: a Ctrl-C loses it

@@ -165,10 +165,10 @@ class NotOwned(DriverMutexError, RuntimeError):
 
 
 class KernelUnsupported(DriverMutexError, OSError):
-    """The kernel, or a filter in front of it, refuses what no lock can do without.
+    """What no lock can do without is refused by the kernel, or by a filter in front of it, or there is no /proc.
 
     Attributes:
-        system_call: the name of what is refused.
+        system_call: the name of what is refused, None if it is /proc.
         errno: the error of the attempt, 0 if there was none.
     """
 

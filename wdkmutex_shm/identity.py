@@ -15,11 +15,13 @@ then free once that pid is, too.
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import lru_cache
 from typing import NamedTuple
 
 from . import _alive
+from .errors import KernelUnsupported
 from .forks import in_child, settle
 
 __all__ = ["Identity", "boot_id", "command_of", "has_ended", "image", "is_dead", "me", "pid_namespace", "start_time"]
@@ -35,13 +37,38 @@ class Identity(NamedTuple):
 @lru_cache(maxsize=1)
 def boot_id() -> bytes:
     """Return the 16 bytes of the kernel's random boot id."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return bytes.fromhex(file.read().strip().replace(b"-", b"").decode("ascii"))
+    path = "/proc/sys/kernel/random/boot_id"
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise _no_proc(path, error) from None
+    digits = text.strip().replace(b"-", b"").decode("ascii", "replace")
+    if len(digits) != 32:
+        raise _no_proc(path)
+    return bytes.fromhex(digits)
 
 
 def pid_namespace() -> int:
     """Return the inode of the calling process's pid namespace; pids mean nothing across two of them."""
-    return os.stat("/proc/self/ns/pid").st_ino
+    path = "/proc/self/ns/pid"
+    try:
+        return os.stat(path).st_ino
+    except OSError as error:
+        raise _no_proc(path, error) from None
+
+
+def _no_proc(path: str, error: OSError | None = None) -> OSError:
+    """Return the error for a file of the calling process's own in /proc that cannot be read."""
+    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return error
+    why = "it is empty or of another kind" if error is None else error.strerror
+    return KernelUnsupported(
+        f"{path} cannot be read ({why}): without /proc nobody can tell who lives, and nothing is made here. Mount it, "
+        "in a chroot or container as well: mount -t proc proc /proc",
+        name=path,
+        errno=0 if error is None else error.errno,
+    )
 
 
 def start_time(pid: int) -> int | None:
@@ -80,11 +107,21 @@ def me() -> Identity:
     pid = os.getpid()
     if _mine is None or _is_stale or _mine.pid != pid:
         start = start_time(pid)
-        assert start is not None, "/proc/self/stat must be readable"
+        if start is None:
+            raise _unreadable_self()
         if _mine is not None:
             _note_restored(_mine)
         _mine, _is_stale = Identity(pid, start), False
     return _mine
+
+
+def _unreadable_self() -> OSError:
+    path = "/proc/self/stat"
+    try:
+        with open(path, "rb"):
+            return _no_proc(path)
+    except OSError as error:
+        return _no_proc(path, error)
 
 
 _restored = False  # the start times that this process knows of others may have been of another life

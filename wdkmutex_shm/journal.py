@@ -16,7 +16,7 @@ import sys
 import time
 
 from . import identity, shm
-from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
+from .errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .forks import in_child, settle
 from .names import user_prefix
 
@@ -69,6 +69,8 @@ def make(user: str) -> tuple[int, int]:
     name = name_of(note, user)
     try:
         header = (0, 0, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+    except KernelUnsupported:
+        raise
     except OSError as error:  # no descriptor is free to read /proc with
         raise shm.no_room(name, _HEADER.size, error) from None
     try:

@@ -12,7 +12,7 @@ import posix_ipc
 
 from ._own import above
 from ._planted import planted
-from .errors import PagedPoolAllocFailed, SegmentRefused
+from .errors import KernelUnsupported, PagedPoolAllocFailed, SegmentRefused
 from .names import user_prefix
 
 __all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink", "unmake"]
@@ -21,10 +21,12 @@ __all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "u
 FOLDER = "/dev/shm"
 
 _NO_ROOM = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EDQUOT, errno.EFBIG}
+_NO_FOLDER = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
 _REMEDY = {
     errno.ENOSPC: "enlarge /dev/shm (docker: --shm-size; else: mount -o remount,size=...) or free segments in it",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise fs.file-max",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f, LimitFSIZE=), which counts for shared memory too",
     errno.ENOMEM: "free memory, or raise the limits of address space (ulimit -v) and, for WDKMUTEX_MLOCK, of locked "
     "memory (ulimit -l)",
     **dict.fromkeys(
@@ -39,7 +41,7 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
     code = error.errno or 0
     return PagedPoolAllocFailed(
         f"shared memory segment {name}: {size} bytes could not be had ({os.strerror(code)}); "
-        + _REMEDY.get(code, "free memory and try again"),
+        + _REMEDY.get(code, "see what `wdkmutex-daemon doctor` says of this machine"),
         name=name,
         requested=size,
         errno=code,
@@ -50,12 +52,16 @@ def _open(name: str, flags: int, size: int) -> int:
     try:
         return above(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
     except posix_ipc.PermissionsError:
+        if flags & posix_ipc.O_CREAT or not _is_reachable(name):
+            raise _no_folder(name, size, errno.EACCES) from None
         raise SegmentRefused(
             f"shared memory segment {name} belongs to another user; remove it or use another instance", name=name
         ) from None
     except posix_ipc.ExistentialError as error:
         if not flags & posix_ipc.O_CREAT:
             raise FileNotFoundError(str(error), name) from None
+        if not os.path.isdir(FOLDER):
+            raise _no_folder(name, size, errno.ENOENT) from None
         _refuse_others(name)
         raise FileExistsError(str(error), name) from None
     except ValueError:  # what shm_open(3) calls EINVAL: a folder, say
@@ -67,7 +73,37 @@ def _open(name: str, flags: int, size: int) -> int:
             error = _descriptor_error() or error  # posix_ipc does not say which limit of descriptors was met
         if error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
+        if error.errno in _NO_FOLDER:
+            raise _no_folder(name, size, error.errno) from None
         raise
+
+
+def _no_folder(name: str, size: int, code: int) -> PagedPoolAllocFailed:
+    """Return the error where no segment can be made or opened at all."""
+    mount = f"mount -t tmpfs -o mode=1777 tmpfs {FOLDER} (in a container: give it a tmpfs there)"
+    if not os.path.isdir(FOLDER):
+        what, way_out = f"there is no {FOLDER}", mount
+    elif code == errno.EROFS:
+        what, way_out = f"{FOLDER} is read-only", f"mount -o remount,rw {FOLDER}, or {mount}"
+    else:
+        what = f"uid {os.geteuid()} may not write to {FOLDER} ({os.strerror(code)})"
+        way_out = f"chmod 1777 {FOLDER}, or {mount}"
+    return PagedPoolAllocFailed(
+        f"shared memory segment {name} cannot be had: {what}. Shared memory is kept there (shm_overview(7)); {way_out}",
+        name=name,
+        requested=size,
+        errno=code,
+    )
+
+
+def _is_reachable(name: str) -> bool:
+    try:
+        os.lstat(FOLDER + name)
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _refuse_others(name: str) -> None:
@@ -124,6 +160,14 @@ def create(name: str, size: int) -> int:
         unmake(name, maker)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
+        if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.ENOSYS):
+            raise KernelUnsupported(
+                f"shared memory segment {name}: its memory cannot be reserved, for fallocate(2) is refused here "
+                f"({error.strerror}); allow it in the seccomp filter of the container or service",
+                name=name,
+                system_call="fallocate",
+                errno=error.errno,
+            ) from None
         raise
     return fd
 
@@ -163,6 +207,10 @@ def unlink(name: str) -> bool:
         return False
     except posix_ipc.PermissionsError:
         raise SegmentRefused(f"shared memory segment {name} belongs to another user", name=name) from None
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise _no_folder(name, 0, errno.EROFS) from None
+        raise
     return True
 
 
@@ -175,19 +223,27 @@ def unmake(name: str, maker: int) -> None:
 def listing(prefix: str) -> list[str]:
     """Return the names of all segments that begin with ``prefix``, sorted (POSIX has no call for this)."""
     start = prefix.lstrip("/")
-    return sorted("/" + entry for entry in os.listdir(FOLDER) if entry.startswith(start))
+    return sorted("/" + entry for entry in _entries() if entry.startswith(start))
+
+
+def _entries() -> list[str]:
+    try:
+        return os.listdir(FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise _no_folder("/*", 0, error.errno or 0) from None
 
 
 def size_of(prefix: str) -> int:
     """Return how many bytes the segments have together whose names begin with ``prefix``."""
     start, total = prefix.lstrip("/"), 0
-    with os.scandir(FOLDER) as entries:
-        for entry in entries:
-            if entry.name.startswith(start):
-                try:
-                    total += entry.stat(follow_symlinks=False).st_size
-                except FileNotFoundError:
-                    continue
+    for entry in _entries():
+        if entry.startswith(start):
+            try:
+                total += os.lstat(f"{FOLDER}/{entry}").st_size
+            except FileNotFoundError:
+                continue
     return total
 
 

@@ -25,6 +25,7 @@ from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
     GrtIsNull,
+    KernelUnsupported,
     LayoutMismatch,
     ProtocolError,
     RuntimeFolderRefused,
@@ -84,6 +85,9 @@ def examine() -> list[Finding]:
     for name, check in checks:
         try:
             findings += [Finding(name, *found) for found in check()]
+        except KernelUnsupported as error:
+            text, _, remedy = str(error).rpartition(". ")
+            findings.append(Finding(name, FAIL, text, remedy))
         except Exception as error:
             findings.append(
                 Finding(name, FAIL, f"could not be looked at: {type(error).__name__}: {error}", "report this")

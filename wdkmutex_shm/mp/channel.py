@@ -313,7 +313,16 @@ def _write_all(file: int, message: Any) -> None:
     view = memoryview(message)
     done = 0
     while done < len(view):
-        done += os.write(file, view[done:])
+        try:
+            done += os.write(file, view[done:])
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise OSError(
+                    error.errno,
+                    f"a message of {len(view)} bytes needs a file in memory of that size: raise the limit of the size "
+                    "of files (ulimit -f, LimitFSIZE=)",
+                ) from None
+            raise
 
 
 def _anonymous_file() -> int:

@@ -115,7 +115,8 @@ class Condition(Shared, synchronize.Condition):
             AssertionError: the calling thread does not hold the lock. IrqlTooHigh: the thread must not block.
             KeyboardInterrupt, or what a signal handler raises; the lock is held then.
         """
-        assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
+        if not self._lock._semlock._is_mine():
+            raise AssertionError("must acquire() condition before using wait()")  # as multiprocessing; with -O as well
         must_not_block("wait")
         number, party = next(_numbers) & 0xFFFFFFFF, me()
         deadline = deadline_of(timeout)
@@ -198,7 +199,8 @@ class Condition(Shared, synchronize.Condition):
         Raises:
             AssertionError: the calling thread does not hold the lock.
         """
-        assert self._lock._semlock._is_mine(), "lock is not owned"
+        if not self._lock._semlock._is_mine():
+            raise AssertionError("lock is not owned")
 
         def tell(state: State) -> int | None:
             buried = _bury(state)
