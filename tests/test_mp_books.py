@@ -69,6 +69,18 @@ def test_polling_sees_the_room_of_an_item_whose_sender_and_taker_are_dead(fork: 
     assert not items.full()
 
 
+def test_a_process_of_another_time_namespace_that_is_ahead_has_looked_first(fork: Any, clock: Clock) -> None:
+    items = fork.Queue(1)
+    assert in_child(_put_and_end, items, "lost") is None
+    _take_and_die(fork, items)
+    clock.now += 1_000_000
+    assert items.full()
+    clock.now -= 1_000_000
+    assert items.full()
+    clock.now += 50
+    assert not items.full()
+
+
 def test_looking_again_commits_nothing(fork: Any, clock: Clock) -> None:
     """Each commit wakes everybody who waits."""
     items = fork.JoinableQueue()

@@ -346,7 +346,7 @@ class Ledger:
             state[_STILL] = 0
             return
         now = _now()
-        if not state[_STILL]:
+        if not state[_STILL] or now < state[_STILL]:  # noted by another clock: of a time namespace that is ahead
             state[_STILL] = now
         if now - state[_STILL] < _SETTLED:
             return
