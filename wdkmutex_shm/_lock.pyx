@@ -87,6 +87,11 @@ cdef int64_t nanoseconds(object timeout) except -2:
     return <int64_t>(seconds * 1e9)
 
 
+def seconds_of(object timeout):
+    """Return a timeout as a float to calculate with, None for no limit. ValueError: negative or NaN; TypeError: no number."""
+    return None if nanoseconds(timeout) < 0 else float(timeout)
+
+
 cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     """The one place that deals with a dead owner: repair the slot, then mark the mutex consistent.
 

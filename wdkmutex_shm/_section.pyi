@@ -4,6 +4,8 @@ from typing import Literal, final
 from ._handle import Handle
 from ._request import LockRequest
 
+def as_blocking(blocking: object) -> bool: ...
+
 @final
 class CriticalSection(Handle):
     def __init__(self) -> None: ...

@@ -1,6 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """CriticalSection: a recursive, thread-owned lock without a T."""
 
+import sys
+from operator import index
+
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -17,6 +20,15 @@ from ._tasks cimport is_own_task, task_root
 from ._thread cimport APC, DISPATCH, before_fork, owner_now, refuse_level, thread_at_level, thread_state
 from . import _board, handles
 from .errors import DeadlockError, DriverMutexError, NotOwned
+
+
+cdef double TIMEOUT_MAX = 9223372036.0  # threading.TIMEOUT_MAX
+cdef bint INTS_ONLY = sys.version_info < (3, 12)
+
+
+def as_blocking(blocking):
+    """Return what an argument ``blocking`` of a lock means to the locks of this Python: TypeError where they raise that."""
+    return bool(index(blocking) if INTS_ONLY else blocking)
 
 
 # Of each section that a task, a callback of a loop or a greenlet has entered without lock_async(): the guards of that, the
@@ -197,19 +209,31 @@ cdef class CriticalSection(Handle):
         """
         self.let_go()
 
-    def acquire(self, bint blocking=True, object timeout=-1):
-        """As ``threading.RLock.acquire``: True when entered. ``timeout`` -1 or None means no limit."""
-        cdef int64_t wait
-        if not blocking:
-            if timeout is not None and timeout != -1:
+    def acquire(self, object blocking=True, object timeout=-1):
+        """As ``threading.RLock.acquire``: True when entered.
+
+        Args:
+            blocking: whether to wait; what RLock takes for one: an int, and from Python 3.12 on anything.
+            timeout: seconds, any real number; -1 or None for no limit. (RLock refuses None, Decimal and numpy.float32.)
+
+        Raises:
+            ValueError: a negative timeout, NaN, or a timeout where ``blocking`` is false.
+            OverflowError: a timeout above ``threading.TIMEOUT_MAX``. TypeError: what is no number.
+            IrqlTooHigh, MutexDestroyed, DeadlockError, KeyboardInterrupt: as :meth:`enter`.
+        """
+        cdef int64_t wait = -1
+        cdef double seconds
+        if timeout is not None and timeout != -1:
+            seconds = timeout
+            if not as_blocking(blocking):
                 raise ValueError("can't specify a timeout for a non-blocking call")
+            if seconds > TIMEOUT_MAX or seconds < -TIMEOUT_MAX:
+                raise OverflowError(f"timeout value is too large: {timeout!r} s, and at most {TIMEOUT_MAX} are possible")
+            if not seconds >= 0:
+                raise ValueError(f"timeout value must be a non-negative number, not {timeout!r}")
+            wait = nanoseconds(seconds)
+        elif not as_blocking(blocking):
             wait = 0
-        elif timeout is None or timeout == -1:
-            wait = -1
-        elif timeout < 0:
-            raise ValueError("timeout value must be a non-negative number")
-        else:
-            wait = nanoseconds(timeout)
         return bool(self.take(wait))
 
     def release(self):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ._lock import seconds_of
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -142,6 +144,7 @@ class TrioWaiter:
 
 def waiter(timeout: float | None) -> Waiter:
     """Return a waiter for the running task, whose timeout begins now. Raises RuntimeError where none runs."""
+    timeout = seconds_of(timeout)
     asyncio = sys.modules.get("asyncio")
     running = getattr(asyncio, "_get_running_loop", None)  # None as well while another thread imports it
     loop = None if running is None else running()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from . import _board
 from ._board import WAIT_VALUE, Wait
 from ._journal import left_by_the_dead
+from ._lock import seconds_of
 from ._planted import planted
 from ._thread import must_allow
 from ._watch import ON_COMMIT, commits, sleep, watch
@@ -62,7 +63,8 @@ class Deadline:
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self.at = None if timeout is None else time.monotonic() + timeout
+        seconds = seconds_of(timeout)
+        self.at = None if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float | None:
         """Seconds that are left, 0 when it is over; None for no limit."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from . import loops
 from ._board import WAIT_VALUE, Wait
+from ._lock import seconds_of
 from ._request import at_once, holds
 from ._watch import ON_COMMIT, commits, sleep, watch
 from .errors import AlreadyOwned, DriverMutexError, LockTimeout, MutexDestroyed
@@ -226,7 +227,8 @@ class LockWhen(Generic[T]):
     async def _locked(self) -> Guard[T]:
         task = self._request.begin()
         mutex, waiter = self._mutex, loops.waiter(self._timeout)
-        deadline = None if self._timeout is None else waiter.now() + self._timeout
+        seconds = seconds_of(self._timeout)
+        deadline = None if seconds is None else waiter.now() + seconds
         if holds(mutex, task):
             raise AlreadyOwned(
                 f"lock_when_async: this task holds mutex {mutex.name!r}, and while it does nobody else can change T; "

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable
 from multiprocessing import context
+from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
 
 from .. import KMutex, _swap, _watch, ways
@@ -69,8 +70,8 @@ class Shared:
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """Return when a timeout of so many seconds is over; a negative one is as 0, None is never."""
-    return None if timeout is None else time.monotonic() + max(0.0, timeout)
+    """Return when a timeout of so many seconds is over; a negative one is as 0, None and centuries are never."""
+    return None if timeout is None or timeout > TIMEOUT_MAX else time.monotonic() + max(0.0, float(timeout))
 
 
 def left(deadline: float | None, most: float) -> float:
@@ -245,7 +246,8 @@ class Line:
 
 def waits(block: bool, timeout: float | None) -> bool:
     """Whether a call with these arguments may wait; where the timeout is not above 0 it does not."""
-    return bool(block) and (timeout is None or timeout > 0)
+    positive = timeout is None or timeout > 0  # first: it refuses what is no number
+    return bool(block) and positive
 
 
 def must_not_block(operation: str) -> None:

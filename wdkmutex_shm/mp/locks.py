@@ -31,11 +31,11 @@ from __future__ import annotations
 import threading
 import time
 from multiprocessing import process, synchronize
-from threading import get_ident
+from threading import TIMEOUT_MAX, get_ident
 from typing import Any
 
 from .. import KMutex, _board
-from .._section import CriticalSection
+from .._section import CriticalSection, as_blocking
 from .._swap import exchange_if
 from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
 from .cells import Attempt, Line, Shared, must_not_block, waits
@@ -177,7 +177,7 @@ class Lock(Shared, synchronize.Lock):
         Raises:
             IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
         """
-        block = waits(block, timeout)
+        block = waits(as_blocking(block), timeout)
         party, thread = me(), get_ident()
         done: list[bool] = []
         try:
@@ -341,8 +341,10 @@ class RLock(Shared, synchronize.RLock):
 
         Args and errors as those of :meth:`Lock.acquire`.
         """
-        if not waits(block, timeout):
+        if not waits(as_blocking(block), timeout):
             return self._section.acquire(False)
+        if timeout is not None and timeout > TIMEOUT_MAX:
+            timeout = None
         try:
             return self._section.acquire(True, timeout)
         except IrqlTooHigh:

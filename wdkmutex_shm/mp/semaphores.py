@@ -17,7 +17,7 @@ from operator import index
 from typing import Any
 
 from .. import KMutex
-from .._section import CriticalSection
+from .._section import CriticalSection, as_blocking
 from .cells import Attempt, Cell, Line, Shared, State, must_not_block, waits
 from .parties import is_dead, me
 
@@ -140,7 +140,7 @@ class Semaphore(Shared, synchronize.Semaphore):
         Raises:
             IrqlTooHigh: it may have to wait, and the thread must not block. KeyboardInterrupt while waiting.
         """
-        block = waits(block, timeout)
+        block = waits(as_blocking(block), timeout)
         if block:
             must_not_block("acquire")
         attempt = _Attempt(self)
