@@ -38,7 +38,7 @@ from ._lock cimport ABANDONED, EXPIRED, LIVE, OF_TASK, nanoseconds, raise_of_tas
 from ._orphans cimport orphans, reap_orphans
 from ._payload cimport gone
 from ._segment cimport slot_name
-from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_holder, wdkm_load32, wdkm_load64,
+from ._slot cimport (EBUSY, WDKM_OF_TASK, WDKM_UNSETTLED, pthread_mutex_trylock, wdkm_acquired, wdkm_add32, wdkm_holder, wdkm_load32, wdkm_load64,
                      wdkm_local, wdkm_lock_word, wdkm_slot, wdkm_starving, wdkm_thread, wdkm_word_held)
 from ._tasks cimport is_own_task, queues, task_guard, task_root
 from ._thread cimport before_fork, running_task, thread_state
@@ -212,6 +212,11 @@ cdef int raise_before_loop(Handle handle, wdkm_thread *me) except -1:
 def expire(Handle handle not None, object timeout):
     """Raise LockTimeout, and count it."""
     raise_timeout(handle.segment_, handle.index, handle.generation_, timeout)
+
+
+def note_timeout(Handle handle not None):
+    """Count a LockTimeout that is raised without :func:`expire`."""
+    wdkm_add32(&handle.slot.timeouts, 1)
 
 
 def held_by_task(Handle handle not None, bint here=False):

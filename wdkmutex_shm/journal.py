@@ -144,10 +144,10 @@ def decided(note: int, user: str) -> bool:
     return bool(magic and word)
 
 
-def sweep() -> list[str]:
-    """Remove the journals of dead processes that nobody needs. Returns their names."""
+def sweep(names: list[str] | None = None) -> list[str]:
+    """Remove the journals of dead processes that nobody needs, of ``names``, else of all. Returns their names."""
     removed = []
-    for name in shm.listing(user_prefix() + "@"):
+    for name in shm.listing(user_prefix() + "@") if names is None else names:
         match = _NAME.fullmatch(name)
         if match and identity.is_dead(int(match[1]), int(match[2])) and _unneeded(name):
             _next_search.pop(name, None)

@@ -76,7 +76,7 @@ def the_pool() -> PrivatePool:
     if pool is None:
         from . import sweep
 
-        sweep.dead_private_pools()
+        sweep.dead_private_pools_now_and_then()
         pool = _pools.setdefault(me, PrivatePool(private_prefix(*identity.me(), identity.image())))
         at_end()
     return pool

@@ -24,16 +24,16 @@ waits, also while the lock goes from task to task of one loop.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import loops
 from ._board import WAIT_TASK, Wait
-from ._request import anyone_starves, attempt, expire, held_by_task, ticket, waiting
+from ._request import anyone_starves, attempt, expire, held_by_task, note_timeout, ticket, waiting
 from ._watch import ON_RELEASE, is_free, served, sleep, starve, watch
-from .errors import MutexDestroyed
+from .errors import LockTimeout, MutexDestroyed
 from .forks import in_child, settle
 
 if TYPE_CHECKING:
@@ -73,25 +73,31 @@ class Queue:
         shown: of each of them, what others see of its wait once the helper has written that down.
     """
 
-    __slots__ = ("_first", "_handle", "_helped", "_since", "_starving", "shown", "waiters")
+    __slots__ = ("_expired", "_first", "_handle", "_helped", "_since", "_starving", "shown", "waiters")
 
     def __init__(self, handle: Handle) -> None:
-        self.waiters: deque[loops.Waiter] = deque()
+        # Nobody's values: the first and any other is found, and goes, as quickly among thousands.
+        self.waiters: OrderedDict[loops.Waiter, None] = OrderedDict()
         self.shown: dict[loops.Waiter, Wait] = {}
         self._handle = handle
         self._helped = False
         self._starving = False
         self._first: loops.Waiter | None = None
         self._since = 0.0
+        self._expired: tuple[float, str, dict[str, Any]] | None = None
+
+    def first(self) -> loops.Waiter | None:
+        """Who is the first in line, None in an empty one."""
+        return next(iter(self.waiters), None)
 
     def poke(self) -> None:
         """Let the first in line look: the lock may be free. In any thread; takes no lock while loops are open."""
         while True:
             try:
-                first = self.waiters[0]
-            except IndexError:
-                return
-            if first.wake():
+                first = self.first()
+            except RuntimeError:  # another thread changed the line meanwhile
+                continue
+            if first is None or first.wake():
                 return
             self._remove(first)
 
@@ -102,7 +108,9 @@ class Queue:
             The guard or None, and when to look again without having been woken, on the loop's clock.
         """
         waiter.asked = False
-        if not self.waiters or self.waiters[0] is not waiter:
+        with _lock:
+            first = self.first()
+        if first is not waiter:
             if self._handle.destroyed:
                 attempt(self._handle, task)  # tells it
             self._need_helper()
@@ -138,10 +146,21 @@ class Queue:
         self._remove(waiter)
         self.poke()
 
+    def expire(self, timeout: float | None) -> None:
+        """Raise LockTimeout. Of many tasks whose time is up together, not each finds out anew who holds the lock."""
+        told = self._expired if len(self.waiters) >= _MOST_SHOWN else None
+        if told is not None and monotonic() - told[0] < _LOOK and told[2]["timeout"] == timeout:
+            note_timeout(self._handle)
+            raise LockTimeout(told[1], **told[2])
+        try:
+            expire(self._handle, timeout)
+        except LockTimeout as error:
+            self._expired = monotonic(), str(error), error.facts
+            raise
+
     def _remove(self, waiter: loops.Waiter) -> None:
         with _lock:
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
+            self.waiters.pop(waiter, None)
             wait = self.shown.pop(waiter, None)
             if wait is not None:
                 wait.end()
@@ -187,7 +206,9 @@ class Queue:
                 free = is_free(self._handle)
             except MutexDestroyed:
                 number, free = ticket(self._handle), True
-                for waiter in list(self.waiters):
+                with _lock:
+                    everybody = list(self.waiters)
+                for waiter in everybody:
                     waiter.wake()
             if free:
                 stalled = self._pass_over(*stalled)
@@ -206,7 +227,7 @@ class Queue:
     def _pass_over(self, waiter: loops.Waiter | None, since: float) -> tuple[loops.Waiter | None, float]:
         """Send the waiters of a loop to the end of the line if the first was woken a while ago and did not look."""
         with _lock:
-            first = self.waiters[0] if self.waiters else None
+            first = self.first()
             if first is None or not first.asked:
                 return None, 0.0
             if first is not waiter:
@@ -215,7 +236,7 @@ class Queue:
                 ordered = sorted(self.waiters, key=lambda one: one.loop is first.loop)
                 if ordered[0] is not first:
                     self.waiters.clear()
-                    self.waiters.extend(ordered)
+                    self.waiters.update(dict.fromkeys(ordered))
                     self._calm()
             return first, since
 
@@ -271,7 +292,7 @@ async def contend(
             if queue is None:
                 queue = waiting[handle] = Queue(handle)
             queue.shown[waiter] = Wait(WAIT_TASK)
-            queue.waiters.append(waiter)
+            queue.waiters[waiter] = None
         while True:
             guard, again = queue.look(waiter, task)
             if guard is not None:
@@ -279,7 +300,7 @@ async def contend(
                 return guard
             if waiter.passed():
                 queue.leave(waiter)  # who is told how many wait does not count itself
-                expire(handle, timeout)
+                queue.expire(timeout)
             await waiter.wait(again)
     finally:
         # Looked up: a signal handler may have raised before there was one; a forked child has none of its parent's.

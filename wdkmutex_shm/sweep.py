@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Set
 
 from . import _board, data, identity, journal, shm
@@ -23,14 +24,17 @@ __all__ = ["dead_private_pools", "leave_board", "leave_private_pools", "orphan_d
 
 _PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[0-9a-f]{8}\.[pd]")
 _ORPHAN_AGE = 60.0
+_FEW = 1000  # so many names are looked through by each new process
 
 
-def _private_prefixes() -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
-    for name in shm.listing(user_prefix() + "@"):
+def _private_pools(names: list[str]) -> dict[str, tuple[tuple[int, int], list[str]]]:
+    """Of each private pool its maker and its segments."""
+    found: dict[str, tuple[tuple[int, int], list[str]]] = {}
+    for name in names:
         match = _PRIVATE.match(name)
         if match:
-            found[name[: match.end() - 2]] = (int(match[1]), int(match[2]))
+            maker = int(match[1]), int(match[2])
+            found.setdefault(name[: match.end() - 2], (maker, []))[1].append(name)
     return found
 
 
@@ -83,14 +87,14 @@ def _remove(names: list[str]) -> list[str]:
     return [name for name in names if shm.unlink(name)]
 
 
-def unused_boards() -> list[str]:
-    """Remove the wait boards of this user that no process has mapped. Returns their names.
+def unused_boards(names: list[str] | None = None) -> list[str]:
+    """Remove the wait boards of this user that no process has mapped, of ``names``, else of all. Returns their names.
 
     Everyone who maps a board has a shared flock(2) on it. Who gets an exclusive one is alone with it, and whoever opens
     it meanwhile sees, once it has its lock, that the board has no name any more.
     """
     removed = []
-    for name in shm.listing(f"{user_prefix()}@waits"):
+    for name in shm.listing(f"{user_prefix()}@waits") if names is None else names:
         try:
             fd = shm.open_segment(name)
         except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
@@ -110,19 +114,33 @@ def leave_board() -> None:
     """At the end of a process: let go of the wait board, and remove it if nobody else has it."""
     with contextlib.suppress(OSError):
         if os.path.exists(_board.path()) and _board.let_go():
-            unused_boards()
+            unused_boards(["/" + os.path.basename(_board.path())])
 
 
 def dead_private_pools() -> list[str]:
     """Remove the private pools of dead processes, journals and wait boards that nobody uses. Returns their names."""
-    removed = unused_boards()
+    mine = user_prefix() + "@"
+    names = shm.listing(mine)
+    removed = unused_boards([name for name in names if name.startswith(f"{mine}waits")])
     me = identity.me()
     own = private_prefix(*me, identity.image())
-    for prefix, maker in _private_prefixes().items():
+    for prefix, (maker, segments) in _private_pools(names).items():
         # This very process may have left one as well: the program that it ran before an exec did.
         if prefix != own and (maker == me or identity.is_dead(*maker)):
-            removed += _remove(shm.listing(prefix + "."))
-    return removed + journal.sweep()
+            removed += _remove(segments)
+    return removed + journal.sweep(names)
+
+
+def dead_private_pools_now_and_then() -> None:
+    """As :func:`dead_private_pools`, but where there are thousands of segments, for one in many processes.
+
+    For each new process of a user: all that it finds was left by processes that were killed, and to look through a
+    hundred thousand names takes longer than anything else at its start.
+    """
+    # A folder of tmpfs has 20 bytes for each name.
+    share = os.stat(shm.FOLDER).st_size // 20 // _FEW
+    if share <= 1 or int.from_bytes(os.urandom(4), "little") % share == 0:
+        dead_private_pools()
 
 
 def leave_private_pools() -> None:
@@ -187,8 +205,6 @@ def _maker_is_dead(name: str) -> bool:
         header = data.header_of(name, fd)
     except LayoutMismatch:
         # Its maker was killed before it wrote the header; give a live one a minute for that.
-        import time
-
         return time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
     finally:
         os.close(fd)
