@@ -62,6 +62,7 @@ from .waits import DeadlockLink, Waiter
 if TYPE_CHECKING:
     from .box import Box as Box
     from .facts import Statistics as Statistics
+    from .frozen import freeze_support as freeze_support
     from .grt import Grt as Grt
     from .several import Guards as Guards
     from .several import SectionGuard as SectionGuard
@@ -127,6 +128,7 @@ __all__ = [
     "WdkMutexError",
     "WorkerDied",
     "current_irql",
+    "freeze_support",
     "lock_all",
     "lock_any",
     "raise_irql",
@@ -153,6 +155,10 @@ def __getattr__(name: str) -> Any:
         from . import several
 
         return getattr(several, name)
+    if name == "freeze_support":
+        from .frozen import freeze_support
+
+        return freeze_support
     if name == "LockWhen":
         from .values_async import LockWhen
 

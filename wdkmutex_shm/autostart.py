@@ -8,6 +8,7 @@ why it does not.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
 import shlex
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from . import paths
+from . import frozen, paths
 from ._own import above
 from .client import Client
 from .errors import DaemonUnavailable, GrtIsNull, ProtocolError
@@ -29,11 +30,14 @@ __all__ = ["command", "start"]
 _LOOK_EVERY = 0.02
 _LOOK_AT_LEAST_EVERY = 0.2
 _STALE_AFTER = 1.0
+# The name of an interpreter: python3.11, python3.13t, python3-dbg. What has it in its name may be anybody's program.
+_PYTHON = re.compile(r"(python|pypy|graalpy)[0-9.]*[dmtu]*(-dbg|-debug)?")
 
 
 def command() -> list[str]:
     """The command that runs the daemon's command line: ``WDKMUTEX_DAEMON`` (split as a shell does), else this Python
-    with ``-m wdkmutex_daemon``, else (where none is found) the script ``wdkmutex-daemon``.
+    with ``-m wdkmutex_daemon`` or this frozen program where it takes that upon itself, else (where there is none of
+    them) the script ``wdkmutex-daemon``.
 
     Raises:
         DaemonUnavailable: there is none of them.
@@ -41,14 +45,21 @@ def command() -> list[str]:
     override = os.environ.get("WDKMUTEX_DAEMON")
     if override:
         return shlex.split(override)
-    python = _interpreter()
-    if python is not None:
-        return [python, "-m", "wdkmutex_daemon"]
+    if frozen.is_frozen():
+        itself = frozen.command()
+        if itself is not None:
+            return itself
+        what = "this program is frozen and does not call wdkmutex_shm.freeze_support() before anything else"
+    else:
+        python = _interpreter()
+        if python is not None:
+            return [python, "-m", "wdkmutex_daemon"]
+        what = "this process does not run in a python executable"
     script = shutil.which("wdkmutex-daemon")
     if script is None:
         raise DaemonUnavailable(
-            "the daemon cannot be started: this process does not run in a python executable and there is no "
-            "wdkmutex-daemon on PATH; start it yourself, or set WDKMUTEX_DAEMON to its command"
+            f"the daemon cannot be started: {what}, and there is no wdkmutex-daemon on PATH; start it yourself, or set "
+            "WDKMUTEX_DAEMON to its command"
         )
     return [script]
 
@@ -61,7 +72,7 @@ def _interpreter() -> str | None:
     """
     folder = os.path.join(sys.prefix, "bin")
     python = sys.executable or ""
-    found = python if any(word in os.path.basename(python) for word in ("python", "pypy")) else None
+    found = python if _PYTHON.fullmatch(os.path.basename(python)) else None
     if found is not None and os.path.dirname(found) == folder:
         return found
     for name in (f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3"):
@@ -152,12 +163,14 @@ def _answers(instance: str, deadline: float) -> bool:
 
 def _spawn(instance: str, deadline: float) -> None:
     """Start a daemon and wait until it serves."""
-    log = paths.log_path(instance)
+    log, daemon = paths.log_path(instance), command()
     try:
         receiving, sending = map(above, os.pipe())
     except OSError as error:
         raise _cannot_start(instance, error) from None
-    words = [*command(), "run", "--instance", instance, "--detach", "--ready-fd", str(sending)]
+    words = [*daemon, "run", "--instance", instance, "--ready-fd", str(sending)]
+    # A frozen program's loader may remove its files when the process that it started ends, as detaching does.
+    words = frozen.left_alone(words) if frozen.is_frozen() else [*words, "--detach"]
     try:
         try:
             output = above(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
@@ -166,11 +179,18 @@ def _spawn(instance: str, deadline: float) -> None:
             raise _cannot_start(instance, error) from None
         try:
             starter = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", pass_fds=(sending,)
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                pass_fds=(sending,),
+                env=frozen.environment(),
+                start_new_session=True,
             )
         except OSError as error:
             raise DaemonUnavailable(
-                f"the daemon cannot be started: {shlex.join(words[:-6])}: {error.strerror}; set WDKMUTEX_DAEMON to "
+                f"the daemon cannot be started: {shlex.join(daemon)}: {error.strerror}; set WDKMUTEX_DAEMON to "
                 "its command, or install the package for this Python",
                 name=instance,
                 instance=instance,

@@ -37,6 +37,10 @@ def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | Non
     """
     import random
 
+    from wdkmutex_shm.frozen import is_frozen
+
+    if is_frozen():
+        raise Failure("the demo spawns Pythons, and a frozen program has none", codes.FAILED)
     from ..demo.crew import CrewError
     from ..demo.job import Ended, run
     from ..demo.report import as_json as result_as_json

@@ -66,7 +66,11 @@ def _is_ours(path: str) -> bool:
 def _text(name: str) -> str:
     from importlib.resources import files
 
+    from wdkmutex_shm.frozen import is_frozen
+
     shipped = (files("wdkmutex_daemon") / "units" / name).read_text(encoding="utf-8")
+    if is_frozen():  # one file: the loader is the main process, and the daemon its child
+        shipped = shipped.replace("NotifyAccess=main", "NotifyAccess=all")
     return f"{_MARK}\n{shipped.replace(_SHIPPED, f'ExecStart={_command()} run')}"
 
 

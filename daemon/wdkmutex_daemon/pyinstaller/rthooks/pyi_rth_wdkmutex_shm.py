@@ -1,0 +1,3 @@
+from wdkmutex_daemon.frozen import divert
+
+divert()

@@ -1,0 +1,66 @@
+"""Programs frozen by PyInstaller, cx_Freeze, Nuitka and their like: one executable that is no Python.
+
+Its daemon is that executable again, but only where something stands before the program's own code and runs the daemon
+instead: :func:`freeze_support`, or the runtime hook that PyInstaller takes along. Without it the program itself would
+run a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["command", "environment", "freeze_support", "is_frozen", "left_alone"]
+
+
+def freeze_support() -> None:
+    """Let a frozen program be its own daemon: call it before anything else, as ``multiprocessing.freeze_support()``.
+
+    Where the process was started to run the daemon it does so and does not return. Elsewhere, and where nothing is
+    frozen, it only notes that it was called. What PyInstaller builds needs no such call.
+    """
+    from wdkmutex_daemon import frozen
+
+    frozen.divert()
+
+
+def is_frozen() -> bool:
+    """Whether this process runs a frozen program, in which ``sys.executable`` is no Python."""
+    if getattr(sys, "frozen", False):
+        return True
+    return bool(getattr(globals().get("__compiled__"), "standalone", False))  # Nuitka's own mark
+
+
+def command() -> list[str] | None:
+    """The command line of a frozen program that runs the daemon's; None if nothing in it would do that."""
+    from wdkmutex_daemon import frozen
+
+    return [_executable(), frozen.MARK] if frozen.diverts else None
+
+
+def environment() -> dict[str, str]:
+    """The environment for a process that is no part of this program, as its user set it.
+
+    PyInstaller's loader puts the program's folder of libraries first, and takes the same executable for a helper that
+    ends, and loses its unpacked files, with this process.
+    """
+    env = dict(os.environ)
+    if hasattr(sys, "_MEIPASS"):
+        before = env.pop("LD_LIBRARY_PATH_ORIG", None)
+        env.pop("LD_LIBRARY_PATH", None)
+        if before is not None:
+            env["LD_LIBRARY_PATH"] = before
+        env["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+    return env
+
+
+def left_alone(words: list[str]) -> list[str]:
+    """A command that runs ``words`` as nobody's child, and ends at once."""
+    return ["/bin/sh", "-c", '"$@" &', "sh", *words]
+
+
+def _executable() -> str:
+    try:
+        return os.readlink("/proc/self/exe")
+    except OSError:
+        return sys.executable
