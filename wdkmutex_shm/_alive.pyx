@@ -9,6 +9,19 @@ import os
 from libc.errno cimport EACCES, ENOENT, EPERM, ESRCH, errno
 from libc.stdint cimport uint32_t, uint64_t
 
+cdef extern from *:
+    """
+    #include <signal.h>
+    #include <sys/prctl.h>
+    #include <unistd.h>
+    static int wdkm_die_with(pid_t parent, int number) {
+        if (prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)) return -1;
+        if (getppid() != parent) raise(number); /* it has died already, and nobody will say so again */
+        return 0;
+    }
+    """
+    int wdkm_die_with(int, int)
+
 cdef extern from "alive.h":
     enum:
         WDKM_ALIVE
@@ -51,3 +64,15 @@ def start_of(pid):
     if start == 0 and errno not in (ENOENT, ESRCH, EACCES, EPERM):
         raise OSError(errno, os.strerror(errno), f"/proc/{pid}/stat")
     return start
+
+
+def die_with(int parent, int number):
+    """Have the kernel send the calling process a signal when its parent (the thread that forked it) ends, or has ended.
+
+    It goes on over execve(2), except into a program that is set-user-ID or has capabilities; children do not inherit it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if wdkm_die_with(parent, number) != 0:
+        raise OSError(errno, os.strerror(errno))

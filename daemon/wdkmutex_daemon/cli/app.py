@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import os
 import signal
 import sys
@@ -86,9 +88,28 @@ def _open_what_is_closed() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
+def _in_utf8(arg: str) -> str:
+    """An argument that the locale cannot decode, as cron's C locale cannot decode a name in UTF-8, is UTF-8."""
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(arg).decode("utf-8", "surrogateescape")
+    return arg
+
+
+def _print_anything() -> None:
+    """Whatever the locale: no name may end a command because it cannot be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            plain = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
+
+
 def run(args: Sequence[str]) -> int:
     """Run the command line ``args`` and return its exit status (:mod:`wdkmutex_daemon.cli.codes`)."""
     _open_what_is_closed()
+    _print_anything()
+    args = [_in_utf8(arg) for arg in args]
     if COMPLETE in os.environ:
         cli.main(list(args), prog_name=PROGRAM, complete_var=COMPLETE)
     try:

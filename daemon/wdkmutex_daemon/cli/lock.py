@@ -2,11 +2,13 @@
 
 From the moment that the lock is had, signals are no longer handled but waited for: sigwaitinfo(2) also tells who sent
 one. What the terminal sends (Ctrl-C) reaches the command by itself, what a process sends to us is passed on to it.
-Either way the lock is released when the command has ended, and not before.
+Either way the lock is released when the command has ended, and not before. Whoever is killed himself takes the command
+along (prctl(2), PR_SET_PDEATHSIG): the kernel gives the lock to the next one at that moment.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -85,8 +87,9 @@ def lock_verb(
     another reason. 126: CMD cannot be run. 127: no such CMD. Options go before CMD.
 
     Signals sent to this process are passed on to CMD; the lock is released when CMD has ended. Killed with SIGKILL,
-    this process loses the lock at once, CMD goes on without it, and the next owner is told that the mutex was
-    abandoned.
+    this process loses the lock immediately, and CMD is killed with it; the next owner is told that the mutex was
+    abandoned. Processes that CMD has started, and a CMD that is set-user-ID, go on without the lock. (flock(1) differs:
+    there CMD and whoever inherits its descriptor keep the lock.)
     """
     from wdkmutex_shm.errors import LockTimeout, WdkMutexError
 
@@ -181,14 +184,13 @@ def _signals_wait() -> Iterator[set[signal.Signals | int]]:
 def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
     """Run the command to its end, passing signals on, and return its status as a shell would."""
     sys.stdout.flush()
-    try:
-        # posix_spawn sets the mask in the child alone. What Python ignores must not be ignored in the command.
-        child = os.posix_spawnp(command[0], command, os.environ, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
-    except FileNotFoundError:
+    sys.stderr.flush()
+    child, error = _spawn([_as_given(word) for word in command], mask)
+    if error == errno.ENOENT:
         error_line(f"{command[0]}: no such command; give a command on PATH, or its path")
         return codes.NOT_FOUND
-    except OSError as error:
-        error_line(f"{command[0]} cannot be run: {error.strerror}")
+    if error:
+        error_line(f"{command[0]} cannot be run: {os.strerror(error)}")
         return codes.CANNOT_RUN
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -197,3 +199,43 @@ def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
         info = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
         if info.si_signo != signal.SIGCHLD and info.si_code != _SENT_BY_KERNEL:
             os.kill(child, info.si_signo)  # not yet waited for, so the pid is still its own
+
+
+def _as_given(word: str) -> bytes:
+    """A word of the command as the bytes that it was given in; see ``_in_utf8`` in :mod:`wdkmutex_daemon.cli.app`."""
+    try:
+        return os.fsencode(word)
+    except UnicodeEncodeError:
+        return word.encode("utf-8", "surrogateescape")
+
+
+def _spawn(words: list[bytes], mask: set[signal.Signals | int]) -> tuple[int, int]:
+    """Start the command, which ends when this process does. Returns its pid, and 0 or why it cannot be run.
+
+    posix_spawn knows nothing of a parent-death signal. There is one thread here, so the child may do as it likes.
+    """
+    from wdkmutex_shm._alive import die_with
+
+    reading, writing = os.pipe()  # closed by the exec
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - it becomes the command
+        try:
+            die_with(parent, signal.SIGKILL)
+            for number in _IGNORED_BY_PYTHON:  # what Python ignores must not be ignored in the command
+                signal.signal(number, signal.SIG_DFL)
+            for passed in _PASSED_ON:  # nor handled by us; what our parent ignored, the command ignores
+                if signal.getsignal(passed) is not signal.SIG_IGN:
+                    signal.signal(passed, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.execvpe(words[0], words, os.environ)  # noqa: S606 - that is its job
+        except OSError as error:
+            os.write(writing, str(error.errno).encode())
+        finally:
+            os._exit(codes.CANNOT_RUN)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read()
+    if said:
+        os.waitpid(child, 0)
+    return child, int(said or 0)
