@@ -36,7 +36,12 @@ cdef extern from "board.h":
         WDKM_WAIT_TASK
         WDKM_WAIT_BACK
         WDKM_RECORDS
+        WDKM_TALES
+        WDKM_TALE
+        WDKM_BOARD_HEADER
+        WDKM_BOARD_LAYOUT
         FUTEX_TID_MASK
+    uint64_t WDKM_BOARD_MAGIC
     ctypedef struct wdkm_wait:
         uint64_t owner
         uint32_t sequence
@@ -63,6 +68,7 @@ cdef extern from "board.h":
     uint64_t wdkm_wait_note(uint64_t, uint32_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
     wdkm_wait *wdkm_wait_of(uint64_t, uint32_t)
     void wdkm_wait_forget(uint64_t, uint32_t)
+    void wdkm_board_tell(const char *, size_t)
     uint32_t wdkm_wait_any_by(uint32_t, uint64_t, wdkm_wait *)
     bint wdkm_wait_by(uint64_t, wdkm_wait *, uint32_t *)
     bint wdkm_slot_of(const char *, uint64_t, uint32_t, uint64_t, wdkm_slot *)
@@ -81,6 +87,11 @@ WAIT_BACK = WDKM_WAIT_BACK
 
 #: How many waits the board has room for.
 RECORDS = WDKM_RECORDS
+#: Of the page at its head: what it begins with, its bytes, how many deadlocks it tells of, and the bytes of the words for each.
+START = (WDKM_BOARD_MAGIC, WDKM_BOARD_LAYOUT)
+HEADER = WDKM_BOARD_HEADER
+TALES = WDKM_TALES
+TALE = WDKM_TALE
 
 Record = namedtuple("Record", "number sequence pid tid start since kind segment nonce slot generation")
 Hold = namedtuple("Hold", "state pid tid acquisitions held_for kind name")
@@ -241,6 +252,11 @@ cdef object as_record(uint32_t number, wdkm_wait *wait):
     return Record(number, wait.sequence, wait.owner >> 32, wait.owner & 0xffffffff, wait.start, wait.since, wait.kind,
                   (<bytes>(<const char *>wait.segment)).decode("ascii", "replace"), wait.nonce, wait.slot,
                   wait.generation)
+
+
+def tell(bytes words not None):
+    """Leave word of a deadlock that was broken, for :func:`wdkmutex_shm.deadlock.told`. More than TALE bytes are cut off."""
+    wdkm_board_tell(words, len(words))
 
 
 def record_of(uint64_t ticket):

@@ -290,6 +290,35 @@ def stamp(Segment segment not None):
     return held - freed
 
 
+cdef inline uint64_t deaths_in(wdkm_slot *slot) noexcept nogil:
+    # One that nobody has taken over counts like one that somebody has: taking it over changes nothing.
+    return slot.abandoned + (1 if wdkm_word_abandoned(wdkm_lock_word(slot)) else 0)
+
+
+def deaths(Segment segment not None):
+    """Return a number that changes when a holder of one of the segment's locks has died: how often that was, of all tenants."""
+    cdef Py_ssize_t index
+    cdef uint64_t total = 0
+    with nogil:
+        for index in range(segment.count):
+            if segment.slots[index].generation % 2 == 1:
+                total += deaths_in(&segment.slots[index])
+    return total
+
+
+def deaths_of(Segment segment not None):
+    """Return each (slot, generation) whose holders have died, and how often they did."""
+    cdef Py_ssize_t index
+    cdef uint64_t count
+    found = []
+    for index in range(segment.count):
+        if segment.slots[index].generation % 2 == 1:
+            count = deaths_in(&segment.slots[index])
+            if count:
+                found.append(((index, segment.slots[index].generation), count))
+    return found
+
+
 def free_dead(Segment segment not None):
     """Free every lock of the segment whose holder is dead without the kernel having said so. Returns how many were."""
     cdef Py_ssize_t index

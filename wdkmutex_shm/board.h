@@ -24,11 +24,13 @@
 #include "slot.h"
 
 #define WDKM_BOARD_MAGIC UINT64_C(0x3144524f424d4b57) /* "WKMBORD1" */
-#define WDKM_BOARD_LAYOUT 2u
+#define WDKM_BOARD_LAYOUT 3u
 #define WDKM_BOARD_HEADER 4096
 #define WDKM_RECORDS 2048u
 #define WDKM_WINDOW 64u
 #define WDKM_SEGMENT_NAME 72
+#define WDKM_TALES 7u
+#define WDKM_TALE 508
 
 typedef struct {
     uint64_t owner; /* pid << 32 | thread id, as in a slot; 0 = nobody's */
@@ -43,12 +45,21 @@ typedef struct {
     char segment[WDKM_SEGMENT_NAME]; /* ends with a zero byte */
 } wdkm_wait;
 
+/* A deadlock that was broken, in words, for whoever keeps a log. The latest ones stay; see wdkm_board_tell. */
+typedef struct {
+    uint32_t number; /* which one it is, from 1 on; 0 while it is written */
+    char text[WDKM_TALE]; /* ends with a zero byte */
+} wdkm_tale;
+
 typedef struct {
     union {
         struct {
             uint64_t magic;
             uint32_t layout;
             uint32_t records;
+            uint32_t told; /* how many deadlocks were */
+            uint32_t unused;
+            wdkm_tale tales[WDKM_TALES];
         };
         char room[WDKM_BOARD_HEADER];
     };
@@ -258,6 +269,20 @@ static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64
         }
     }
     return 0;
+}
+
+/* Leave word of a deadlock that was broken. Who is killed in here leaves a tale that says 0, and nobody reads it. */
+static void wdkm_board_tell(const char *text, size_t length) {
+    uint32_t number;
+    wdkm_tale *tale;
+    if (!wdkm_board_mapped) return;
+    number = __atomic_add_fetch(&wdkm_board_mapped->told, 1, __ATOMIC_RELAXED);
+    tale = &wdkm_board_mapped->tales[number % WDKM_TALES];
+    __atomic_store_n(&tale->number, 0, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memset(tale->text, 0, WDKM_TALE);
+    memcpy(tale->text, text, length < WDKM_TALE - 1 ? length : WDKM_TALE - 1);
+    __atomic_store_n(&tale->number, number, __ATOMIC_RELEASE);
 }
 
 /* The record that a ticket is for, if this process still has it: not after a fork, nor on another board. */

@@ -16,11 +16,14 @@ over, nobody in the circle gets anywhere.
 
 from __future__ import annotations
 
+import os
+import struct
+
 from . import _board, waits
 from ._board import Hold, Record
 from .errors import DeadlockError
 
-__all__ = ["LONGEST", "refuse"]
+__all__ = ["LONGEST", "refuse", "told"]
 
 #: How many threads a circle may have at most to be found.
 LONGEST = 1024
@@ -122,6 +125,7 @@ def refuse(ticket: int) -> None:
         return
     names = [waits.label_of(record, hold) for record, hold in way]
     chain = tuple(waits.link_of(record, names[at - 1], names[at]) for at, (record, _) in enumerate(way))
+    _leave_word(way, chain)
     others = "; ".join(
         f"process {link.pid} ({link.command[:120]}), thread {link.tid} ({link.thread}), holds {link.holds!r} and has "
         f"waited for {link.waits_for!r} for {link.waited:.3f} s"
@@ -137,3 +141,48 @@ def refuse(ticket: int) -> None:
         owner_tid=way[0][1].tid,
         chain=chain,
     )
+
+
+_HEAD = struct.Struct("=QIIII")
+_TALE = struct.Struct(f"=I{_board.TALE}s")
+
+
+def _leave_word(way: list[tuple[Record, Hold]], chain: tuple[waits.DeadlockLink, ...]) -> None:
+    """Write the circle down on the board, with the instances that its mutexes are of: the daemons' logs tell of it."""
+    prefixes = {record.segment.rpartition(".p")[0] for record, _ in way}
+    instances = sorted({prefix.rpartition(".")[2] for prefix in prefixes if ".@" not in prefix})
+    links = "; ".join(
+        f"process {link.pid}, thread {link.tid} holds {link.holds!r} and waits for {link.waits_for!r}" for link in chain
+    )
+    _board.tell(f"{','.join(instances)}|{len(chain)} threads, of which the first was told: {links}".encode())
+
+
+def told(seen: int) -> tuple[int, list[tuple[list[str], str]]]:
+    """Read what deadlocks were broken among the user's processes. The board holds the last few.
+
+    Args:
+        seen: the number that this returned before, 0 at first.
+
+    Returns:
+        A number, and of each deadlock since: the instances whose mutexes it was about, and the circle in words.
+    """
+    try:
+        fd = os.open(_board.path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # there is none: it goes with the last process that uses it
+        return 0, []
+    try:
+        raw = os.pread(fd, _board.HEADER, 0)
+    finally:
+        os.close(fd)
+    if len(raw) < _board.HEADER:
+        return 0, []
+    magic, layout, _, count, _ = _HEAD.unpack_from(raw)
+    if (magic, layout) != _board.START:
+        return 0, []
+    tales = sorted(_TALE.unpack_from(raw, _HEAD.size + at * _TALE.size) for at in range(_board.TALES))
+    found = []
+    for number, words in tales:
+        if number > seen if seen <= count else number:  # a number that went back is that of another board
+            instances, _, text = words.rstrip(b"\0").decode("utf-8", "replace").partition("|")
+            found.append((instances.split(","), text))
+    return count, found

@@ -5,6 +5,7 @@ Whatever a handler raises becomes an error reply; the daemon goes on. None of th
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .server import Connection, Service
 
 __all__ = ["HANDLERS"]
+
+log = logging.getLogger(__name__)
 
 _Fields = dict[str, Any]
 _INFO = SlotInfo._fields
@@ -176,6 +179,7 @@ def destroy(service: Service, connection: Connection, params: _Fields) -> _Field
     """Destroy every mutex and end. Reply: ``destroyed``, how many there were."""
     try:
         destroyed = service.registry.destroy()
+        log.info("destroyed: %r with %d mutexes, as process %d asked", service.instance, destroyed, connection.peer)
     finally:
         service.stop(gone=True)  # a pool that is half destroyed must not be served; the next daemon finishes it
     return {"destroyed": destroyed}

@@ -18,6 +18,7 @@ from typing import Any
 from wdkmutex_shm import sweep
 from wdkmutex_shm.pool import Pool
 
+from .chronicle import Chronicle
 from .server import Service
 
 __all__ = ["Housekeeping", "sweep_now"]
@@ -52,6 +53,7 @@ class Housekeeping:
         self._service = service
         self._pool = pool
         self._lost = lost
+        self._chronicle = Chronicle(service.instance, pool)
         self._loop = asyncio.get_running_loop()
         self._timer = self._next(self._round(), _EVERY)
 
@@ -86,8 +88,10 @@ class Housekeeping:
         yield
         spoken: set[int] = set()
         for segment in list(pool.segments):
+            self._chronicle.look_at(segment)
             spoken |= pool.look_at(segment)
             yield
+        self._chronicle.look_at_deadlocks()
         data = sweep.orphan_data(pool, spoken)
         if pools or data:
             log.info("swept %d private pools and %d data segments", len(pools), len(data))
