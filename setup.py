@@ -16,6 +16,7 @@ MODULES = [
     "_journal",
     "_board",
     "_lock",
+    "_peek",
     "_handle",
     "_orphans",
     "_bound",

@@ -24,7 +24,7 @@ def prove(*words: str) -> tuple[int, dict[str, Any]]:
         env={"PYTHONPATH": str(TOOLS), "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -9,7 +9,8 @@ from ._guard cimport Guard, new_guard
 from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._orphans cimport orphans, reap_orphans
-from ._payload cimport current, current_number, gone, not_in_child, peek, publish, publish_number
+from ._payload cimport current, current_number, gone, not_in_child, publish, publish_number
+from ._peek cimport peek
 from ._request cimport holds_itself, lock_for, new_request
 from ._segment cimport slot_name
 from ._slot cimport wdkm_acquired, wdkm_load64, wdkm_local, wdkm_planted, wdkm_slot, wdkm_thread, wdkm_unlock

@@ -5,9 +5,9 @@ from libc.stdint cimport int64_t, uint64_t
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment
 from ._codec cimport wdkm_decode_int, wdkm_encode_int
-from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_planted, wdkm_slot, wdkm_store64
+from ._slot cimport wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_planted, wdkm_slot, wdkm_store64
 
-# All but peek are for the holder of the lock only.
+# For the holder of the lock only, but for what is said to be for anyone.
 cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL
 cdef bint current_equals(Segment segment, Py_ssize_t index, const Encoded *value) except -1
 # Writes the other buffer and publishes it. On any error the old T stands.
@@ -19,11 +19,14 @@ cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, co
 cdef int published(Segment segment, Py_ssize_t index, const Encoded *value, uint64_t commit, uint64_t serial) except -1
 # Removes what a holder that died while it committed left behind.
 cdef int remove_pending(Segment segment, wdkm_slot *slot) except -1
-# The last committed T, without the lock.
-cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec)
 # Unmaps the data segments that a slot has no more. At any time, by anyone.
 cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept
 cdef int gone(Segment segment, wdkm_slot *slot) except -1
+# For anyone: MutexDamaged; a data segment as it is mapped here, to be used before any Python code runs, FileNotFoundError when it
+# is gone; how many bytes of T it has room for.
+cdef int broken(Segment segment, wdkm_slot *slot, str what) except -1
+cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL
+cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept
 # Raises NotOwned in a child that a signal handler forked since the thread had this serial.
 cdef int not_in_child(wdkm_slot *slot, uint64_t serial) except -1
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""T in its two buffers: read, committed, peeked at.
+"""T in its two buffers: read and committed; `_peek.pyx` reads without the lock.
 
 The low bit of the commit word names the current buffer. A commit writes the other one and then stores the commit
 word; until that store nobody reads what was written, so a holder may be killed anywhere. See docs/explanation/architecture.md for
@@ -8,8 +8,6 @@ each crash window.
 
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
@@ -20,7 +18,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mm
 from ._codec cimport Codec, Encoded
 from ._segment cimport Segment, lock_memory, slot_name
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_cas64, wdkm_data_header,
-                     wdkm_fence_acquire, wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_pause, wdkm_planted, wdkm_slot,
+                     wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_planted, wdkm_slot,
                      wdkm_store64, wdkm_thread)
 from ._thread cimport thread_state
 from . import data as data_segments
@@ -30,9 +28,6 @@ from .names import data_segment
 
 # A data segment up to this capacity is kept for the next T of its buffer although T has become small.
 cdef uint64_t KEEP = 16384
-cdef uint64_t PUNCH = data_segments.PUNCH_BYTES
-# A T from this size on is copied by pread(2) when it is read without the lock.
-cdef uint32_t PEEK_MAPPED = 65536
 
 
 cdef int gone(Segment segment, wdkm_slot *slot) except -1:
@@ -324,54 +319,3 @@ cdef uint64_t kept_bytes(Segment segment, Py_ssize_t index, int buffer) noexcept
     if maps == NULL or maps[buffer].base == NULL or maps[buffer].id != segment.slots[index].data[buffer]:
         return KEEP + 1 if segment.slots[index].length[buffer] <= WDKM_INLINE else 0
     return capacity(&maps[buffer])
-
-
-cdef object copy_data(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, uint32_t size):
-    """A copy of the first bytes of a data segment for a reader without the lock, or None when it is gone."""
-    cdef wdkm_mapping *mapping
-    if size < PEEK_MAPPED:
-        try:
-            mapping = mapped(segment, index, buffer, ident)
-        except FileNotFoundError:
-            return None
-        if capacity(mapping) < size:
-            return None
-        if capacity(mapping) + WDKM_DATA_HEADER < PUNCH:
-            return PyBytes_FromStringAndSize(<const char *>mapping.base + WDKM_DATA_HEADER, size)
-    # The memory of a large one may be taken away under a mapping at any time; pread(2) then reads zeros, where a mapping could
-    # fault. It also lets other threads go on meanwhile.
-    return data_segments.read(segment.prefix, ident, size)
-
-
-cdef object peek(Segment segment, Py_ssize_t index, uint64_t generation, Codec codec):
-    cdef wdkm_slot *slot = &segment.slots[index]
-    cdef unsigned char copied[WDKM_INLINE]
-    cdef uint64_t commit
-    cdef uint32_t size
-    cdef int buffer
-    cdef unsigned int tries = 0
-    cdef object raw
-    while True:
-        commit = wdkm_load64(&slot.commit)
-        buffer = commit & 1
-        size = slot.length[buffer]
-        raw = None
-        if size <= WDKM_INLINE:
-            memcpy(copied, slot.payload[buffer], WDKM_INLINE)
-        else:
-            raw = copy_data(segment, index, buffer, slot.data[buffer], size)
-        wdkm_fence_acquire()
-        if wdkm_load64(&slot.commit) == commit:
-            if wdkm_load64(&slot.generation) != generation:
-                gone(segment, slot)
-            if size == 0 or (size > WDKM_INLINE and raw is None):
-                broken(segment, slot, "the bytes of T are gone")
-            if raw is None:
-                return codec.decode_from(copied, size)
-            return codec.decode_from(<const unsigned char *>PyBytes_AS_STRING(raw), size)
-        if wdkm_load64(&slot.generation) != generation:
-            gone(segment, slot)
-        tries += 1
-        wdkm_pause()
-        if tries % 256 == 0:
-            PyErr_CheckSignals()
