@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ import pytest
 from support import DEADLINE, Fork, wait_until
 
 from wdkmutex_shm import FastMutex, Grt, KMutex, identity, journal, lock_all, mp, queues, session, shm, values_async
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.mp import parties
 
 _libc = ctypes.PyDLL(None)  # keeps the GIL, so that no other thread has it when there is no other thread any more
@@ -215,22 +213,3 @@ def test_its_tasks_wait_though_its_masters_helper_threads_are_gone() -> None:
     assert queues._idle or values_async._posts, "its master has helpers"
     with held_by_a_thread(queues._lock, values_async._lock), bare(lambda: asyncio.run(_contended(KMutex(0)))) as child:
         assert child.result() == 10
-
-
-def test_an_owner_that_does_not_exist_is_not_alive() -> None:
-    mutex = FastMutex(0)
-    with bare(os.getpid) as child:
-        dead = int(child.result())
-    number = mutex.slot_index
-    with open(shm.FOLDER + mutex.segment, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        at = HEADER_BYTES + number * SLOT_BYTES
-        with mutex.lock():
-            assert mutex.owner is not None
-            assert mutex.owner.alive
-            slot = memory[at : at + SLOT_BYTES]
-            owner = (os.getpid() << 32 | threading.get_native_id()).to_bytes(8, "little")
-            where = at + slot.index(owner)
-            memory[where : where + 8] = (dead << 32 | dead).to_bytes(8, "little")
-            assert not mutex.owner.alive
-            memory[where : where + 8] = owner
-            assert mutex.owner.alive
