@@ -115,6 +115,12 @@ def test_missing_headers_are_one_line_too(tool: str, clone: Path) -> None:
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.parametrize("version", ["3.10", "3.14"])
+def test_a_python_of_any_version_is_found(version: str, clone: Path, path_without_compiler: str) -> None:
+    (Path(path_without_compiler) / f"python{version}").symlink_to(sys.executable)
+    assert "no C compiler" in _said(clone / "tools" / "test", PATH=path_without_compiler)
+
+
 def test_no_python(clone: Path, path_without_compiler: str) -> None:
     assert "PYTHON=" in _said(clone / "tools" / "demo", PATH=path_without_compiler)
     assert "/bin/false" in _said(clone / "tools" / "demo", PYTHON="/bin/false")

@@ -1,6 +1,7 @@
 # Sourced by the tools beside it: makes a virtual environment and installs the project into it, once per change.
 #
 #   wdkm_python                 sets PYTHON to a Python >= 3.10 that can make an environment
+#   wdkm_pythons                prints the interpreters to look at, where more than one is wanted
 #   wdkm_need_compiler PYTHON   exits 2 with one line if extension modules cannot be built for it
 #   wdkm_install FOLDER EXTRA.. makes FOLDER (a virtual environment) and installs the project with these extras
 #
@@ -33,7 +34,7 @@ wdkm_python() {
         wdkm_is_python "$PYTHON" || wdkm_fail "PYTHON=$PYTHON is not a Python >= 3.10; name one that is"
         found=$PYTHON
     else
-        for candidate in python3 python3.13 python3.12 python3.11 python3.10 python3.14; do
+        for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
             if wdkm_is_python "$candidate"; then
                 found=$candidate
                 break
@@ -45,6 +46,16 @@ wdkm_python() {
     PYTHON=$("$found" -c 'import sys; print(sys.executable)')
     "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
         wdkm_fail "$PYTHON cannot make virtual environments: apt install python3-venv (or set PYTHON to another Python)"
+}
+
+# The interpreters of this machine that may be a CPython, one a line: of pyenv, of uv, and pythonX.Y on PATH.
+wdkm_pythons() {
+    local path
+    for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
+        "${UV_PYTHON_INSTALL_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/uv/python}"/cpython-3.*/bin/python3; do
+        if [[ -x $path ]]; then printf '%s\n' "$path"; fi
+    done
+    compgen -c python3. | grep -xE 'python3\.[0-9]+' | sort -u || true
 }
 
 wdkm_need_compiler() {
