@@ -184,3 +184,25 @@ def test_the_kill_of_waiters_leaves_no_sleeper() -> None:
                 time.sleep(0.002 * number)
                 child.kill()
             assert survivor.result() == 200
+
+
+@pytest.mark.slow
+def test_a_timeout_counts_the_waiters_of_all_processes() -> None:
+    """Without an object for each of a thousand, which made it 20 ms late; the dead do not count."""
+    mutex = FastMutex(0)
+    guard = mutex.lock()
+    crowd = Crowd(30, lambda: _take(mutex))
+    with Fork(lambda: mutex.lock(60.0)), Fork(lambda: mutex.lock(60.0)) as killed:
+        wait_until(lambda: len(mutex.waiters()) == 32, "all are seen")
+        killed.kill()
+
+        def give_up() -> LockTimeout:
+            with pytest.raises(LockTimeout) as caught:
+                mutex.lock(0.05)
+            return caught.value
+
+        other = Crowd(1, give_up)
+        assert other.join()
+        assert [error.waiters for error in other.ended] == [31]
+    guard.drop_safe()
+    assert crowd.join()

@@ -319,6 +319,27 @@ def records(uint64_t nonce=0, uint32_t slot=0, uint64_t generation=0):
         number += 1
 
 
+def processes(uint64_t nonce, uint32_t slot, uint64_t generation):
+    """Return how many records of a tenant each process has, as {(pid, start time): number}; of processes that died, too."""
+    cdef wdkm_wait copy
+    cdef uint32_t number = 0
+    cdef uint64_t pid = 0, start = 0
+    cdef Py_ssize_t count = 0
+    cdef dict found = {}
+    wdkm_board_now(<uint32_t>(thread_state().owner >> 32), 0)
+    while True:
+        number = wdkm_wait_next(number, nonce, slot, generation, &copy)
+        if count and (number >= <uint32_t>WDKM_RECORDS or copy.owner >> 32 != pid or copy.start != start):
+            found[pid, start] = found.get((pid, start), 0) + count
+            count = 0
+        if number >= <uint32_t>WDKM_RECORDS:
+            return found
+        pid = copy.owner >> 32
+        start = copy.start
+        count += 1
+        number += 1
+
+
 def hold_of(str segment not None, uint64_t nonce, uint32_t slot, uint64_t generation):
     """Return the :class:`Hold` of a tenant of any slot of this user, without mapping it; None if there is none such.
 

@@ -109,7 +109,8 @@ def waiters_of(nonce: int, slot: int, generation: int) -> tuple[Waiter, ...]:
 
 def count(nonce: int, slot: int, generation: int) -> int:
     """Return how many :func:`waiters_of` there are."""
-    return len(_living(_board.records(nonce, slot, generation)))
+    found = _board.processes(nonce, slot, generation)
+    return sum(waits for process, waits in found.items() if not identity.is_dead(*process))
 
 
 def all_waits() -> list[tuple[Record, Waiter, Hold | None]]:
