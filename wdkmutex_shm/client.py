@@ -316,12 +316,10 @@ class Client:
 
     def _open(self, deadline: float) -> None:
         """See to it that there is a connection, by a new daemon if that is ours to start."""
-        if self._halfway:
-            self._drop()
+        if self._halfway or (self._socket is not None and not self._socket.is_here()):
+            self._drop()  # another call's reply may come, or this process has closed all descriptors, as daemons do
         if self._socket is not None:
-            if self._socket.is_here():  # else this process has closed all of its descriptors, as daemons do
-                return
-            self._drop()
+            return
         revivals = _TRIES if self._revive is not None else 0
         until = min(deadline, time.monotonic() + self._patience) if self.daemon else 0.0
         while True:

@@ -137,8 +137,10 @@ def dead_private_pools_now_and_then() -> None:
     For each new process of a user: all that it finds was left by processes that were killed, and to look through a
     hundred thousand names takes longer than anything else at its start.
     """
-    # A folder of tmpfs has 20 bytes for each name.
-    share = os.stat(shm.FOLDER).st_size // 20 // _FEW
+    try:
+        share = os.stat(shm.FOLDER).st_size // 20 // _FEW  # a folder of tmpfs has 20 bytes for each name
+    except OSError:
+        return  # whoever makes a segment there is told why not
     if share <= 1 or int.from_bytes(os.urandom(4), "little") % share == 0:
         dead_private_pools()
 
