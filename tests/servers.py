@@ -116,7 +116,7 @@ class Server:
     def close(self) -> None:
         """End all that was started, by SIGTERM; whatever does not end so is killed."""
         self._socket.close()
-        family = []
+        family: list[psutil.Process] = []
         for pid in self._started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 master = psutil.Process(pid)

@@ -176,8 +176,12 @@ def test_uvicorn_is_reloaded_and_killed(tmp_path: Path, instance: str) -> None:
         web.process.send_signal(signal.SIGHUP)
         wait_until(lambda: set(clients.served.values()) - before, "other workers answer")
         clients.more()
+        orphans = web.workers()
         kill(web.process.pid)
         web.process.wait()
+        clients.more()
+        for pid in orphans:  # uvicorn's workers do not notice that their master is gone, and serve on
+            kill(pid)
         web.start()
         clients.more()
         clients.end()
