@@ -218,7 +218,7 @@ def test_no_room_for_the_box(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(private, "allocate", refuse)
+    monkeypatch.setattr(private, "house", refuse)
     with pytest.raises(MemoryError):
         mutex.to_owned_box()
     assert mutex.peek() == BIG

@@ -11,7 +11,7 @@ import pytest
 from procs import read_shm, write_shm
 from support import Fork
 
-from wdkmutex_shm import KMutex, MutexDestroyed, data, handles, private, shm, sweep
+from wdkmutex_shm import KMutex, MutexDestroyed, _attach, data, handles, private, shm, sweep
 from wdkmutex_shm.errors import DowncastError, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from wdkmutex_shm.names import KIND_K, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
@@ -206,7 +206,7 @@ def test_a_large_value_for_which_no_slot_is_had(monkeypatch: pytest.MonkeyPatch)
         raise shm.no_room("p", 1, OSError(errno.ENOSPC, ""))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "allocate", full)
+        patch.setattr(_attach, "house", full)
         with pytest.raises(PagedPoolAllocFailed):
             KMutex("x" * 10_000)
     assert shm.listing(pool.prefix + ".") == before

@@ -15,3 +15,6 @@ def attach_many(
     segments: dict[int, Segment],
     words: array[int],
 ) -> tuple[list[Any], list[int]]: ...
+def house(
+    pool: Any, handle: Any, kind: int, codec: Codec, payload: bytes, ident: int, length: int, serial: int
+) -> bool: ...

@@ -7,8 +7,10 @@ Whatever is not as expected ends in None here, and :func:`wdkmutex_shm.handles.a
 from libc.stdint cimport uint32_t, uint64_t
 
 from ._codec cimport Codec
+from ._handle cimport Handle
 from ._segment cimport Segment
 from ._slot cimport wdkm_load64, wdkm_slot
+from ._tenant import occupy_from
 
 
 def attach(type cls not None, int kind, wanted, dict known not None, Segment segment not None, Py_ssize_t index,
@@ -59,3 +61,19 @@ def attach_many(type cls not None, int kind, list codecs, dict known not None, d
             failed.append(at)
         made.append(handle)
     return made, failed
+
+
+def house(pool not None, Handle handle not None, int kind, Codec codec not None, bytes payload not None, uint64_t ident,
+          uint32_t length, uint64_t serial):
+    """Take a free slot of a private pool, let a tenant into it, and bind the new handle that owns it; False if none is free.
+
+    No Python code, and so no signal handler, runs in between: a slot always has a handle that gives it back.
+    """
+    code, type_hash, label = codec.tag
+    place = occupy_from(pool._free, b"", kind, code, type_hash, label, payload, ident, length, serial)
+    if place is None:
+        return False
+    segment, index, generation = place
+    handle._bind(segment, index, generation, kind, codec, pool)
+    pool._used += 1
+    return True

@@ -23,3 +23,4 @@ cdef class Handle:
     cdef uint64_t forks
 
     cdef int forget_section(self) except -1
+    cdef int give_back(self) except -1

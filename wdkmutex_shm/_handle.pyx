@@ -6,6 +6,8 @@ segment. The first handle of an anonymous mutex also owns the mutex: the slot is
 unless the handle was pickled or the process forked meanwhile, because others may then be using it.
 """
 
+import os
+
 cimport cython
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t, uint64_t
@@ -113,9 +115,26 @@ cdef class Handle:
 
     def _collect(self):
         """Give the vacated slot back to the pool, if this handle is the one that owns it."""
-        pool, self.pool = self.pool, None
-        if pool is not None:
-            pool.note_freed(self.segment_, self.index)
+        if self.pool is not None and not self.pool.closed and self.pool.pid == os.getpid():
+            self.give_back()
+
+    def _free(self):
+        """End the tenancy and give the slot back; for a box. Nothing happens in a forked child, and at the very end."""
+        if self.pool is not None and not self.pool.closed and self.pool.pid == os.getpid():
+            if vacate(self.segment_, self.index, self.generation_):
+                self.give_back()
+
+    cdef int give_back(self) except -1:
+        """Give the vacated slot back. No Python code: what a signal handler raised in it would lose the slot."""
+        pool = self.pool
+        self.pool = None
+        place = self.segment_, self.index
+        if reclaim(self.segment_, self.index):
+            pool._free.append(place)
+        else:
+            pool._quarantine.append(place)
+        pool._used -= 1
+        return 0
 
     @property
     def destroyed(self):
@@ -200,13 +219,10 @@ cdef class Handle:
         return hash((<uint64_t>self.slot, self.generation_))
 
     def __dealloc__(self):
-        # No Python code for a small T: a signal handler could raise in it, and its exception would be lost here.
+        # No Python code: a signal handler could raise in it, and its exception would be lost here.
         if self.pool is not None and self.forks == fork_count() and not self.pool.closed:
-            if vacate(self.segment_, self.index, self.generation_):
-                place = self.segment_, self.index
-                if reclaim(self.segment_, self.index):
-                    self.pool._free.append(place)
-                else:
-                    self.pool._quarantine.append(place)
-                self.pool._used -= 1
+            # Vacated already: by this handle, which was interrupted before it came to give the slot back.
+            if (vacate(self.segment_, self.index, self.generation_)
+                    or wdkm_load64(&self.slot.generation) == self.generation_ + 1):
+                self.give_back()
         forget_stale(self.segment_, self.index)

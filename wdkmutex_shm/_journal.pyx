@@ -68,14 +68,15 @@ cdef int make(Segment segment) except -1:
     cdef int fd, code
     forget_journal()
     prefix = journals.user_of(segment.prefix)
-    note, fd = journals.make(prefix)
+    note, file = journals.make(prefix)
+    fd = file
     base = mmap(NULL, sizeof(wdkm_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     code = errno
     if base != MAP_FAILED and lock_memory and mlock(base, sizeof(wdkm_journal)) != 0:
         code = errno
         munmap(base, sizeof(wdkm_journal))
         base = MAP_FAILED
-    close(fd)
+    file.close()
     if base == MAP_FAILED:
         raise journals.no_room(note, prefix, code)
     mine = <wdkm_journal *>base

@@ -81,7 +81,7 @@ cdef void forget_stale(Segment segment, Py_ssize_t index) noexcept:
                 forget(segment, index, buffer)
 
 
-cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, int fd, size_t size) except NULL:
+cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64_t ident, object file, size_t size) except NULL:
     """Map an open data segment in place of what the buffer had mapped, and close the descriptor.
 
     From here to the use of the mapping no Python code may run: another thread, or a signal handler, that peeks at the same mutex
@@ -90,6 +90,7 @@ cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64
     cdef wdkm_mapping *mapping = NULL
     cdef void *base = MAP_FAILED
     cdef int code = 0
+    cdef int fd = file
     if size >= WDKM_DATA_HEADER:
         base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         code = errno
@@ -97,7 +98,7 @@ cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64
             code = errno
             munmap(base, size)
             base = MAP_FAILED
-    close(fd)
+    file.close()
     if size < WDKM_DATA_HEADER:
         raise FileNotFoundError(data_segment(segment.prefix, ident))
     if base == MAP_FAILED:
@@ -114,12 +115,8 @@ cdef wdkm_mapping *install(Segment segment, Py_ssize_t index, int buffer, uint64
     return mapping
 
 
-cdef size_t size_of(int fd) except? 0:
-    try:
-        return os.fstat(fd).st_size
-    except BaseException:
-        close(fd)
-        raise
+cdef size_t size_of(object file) except? 0:
+    return os.fstat(file).st_size
 
 
 cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
@@ -135,11 +132,10 @@ cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
 cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL:
     """Have the data segment `ident` mapped; to be used at once, see install(). FileNotFoundError when it is gone."""
     cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)
-    cdef int fd
     if mapping.base != NULL and mapping.id == ident:
         return mapping
-    fd = shm.open_segment(data_segment(segment.prefix, ident))
-    return install(segment, index, buffer, ident, fd, size_of(fd))
+    file = shm.open_segment(data_segment(segment.prefix, ident))
+    return install(segment, index, buffer, ident, file, size_of(file))
 
 
 cdef const unsigned char *current(Segment segment, Py_ssize_t index, Py_ssize_t *length) except NULL:
@@ -227,13 +223,12 @@ cdef unsigned char *new_room(Segment segment, Py_ssize_t index, int buffer, uint
     cdef wdkm_slot *slot = &segment.slots[index]
     cdef wdkm_mapping *mapping
     cdef uint64_t ident = data_segments.new_id()
-    cdef int fd
     not_in_child(slot, serial)
     # Noted before it is made: killed from here on, the next holder knows what to remove.
     wdkm_store64(&slot.pending, ident)
     try:
-        fd = data_segments.make(segment.prefix, ident, data_segments.capacity_for(size))
-        mapping = install(segment, index, buffer, ident, fd, size_of(fd))
+        file = data_segments.make(segment.prefix, ident, data_segments.capacity_for(size))
+        mapping = install(segment, index, buffer, ident, file, size_of(file))
         # Destroyed meanwhile? Whoever destroyed it may have listed the data segments before ours was there.
         if wdkm_load64(&slot.generation) != generation:
             gone(segment, slot)

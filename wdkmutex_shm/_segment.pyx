@@ -147,13 +147,9 @@ cdef class Segment:
         self = Segment.__new__(Segment)
         self._named(name, prefix)
         fd = shm.open_segment(name)
-        try:
-            size = os.fstat(fd).st_size
-        except BaseException:
-            os.close(fd)
-            raise
+        size = os.fstat(fd).st_size
         if size < WDKM_HEADER:
-            os.close(fd)
+            fd.close()
             raise LayoutMismatch(
                 f"shared memory segment {name} has {size} bytes and no header: its maker died, or it is not ours; "
                 "remove it with `wdkmutex-daemon sweep`", name=name, field="size", found=size, expected=WDKM_HEADER)
@@ -192,14 +188,15 @@ cdef class Segment:
         self.prefix = prefix
         self.number = int(number) if number.isdecimal() and len(number) < 10 else -1
 
-    def _adopt(self, int fd, size_t size, Py_ssize_t count, bint keep_open):
-        """Map ``fd``, which is closed here unless it is kept."""
+    def _adopt(self, file, size_t size, Py_ssize_t count, bint keep_open):
+        """Map a file of an open descriptor, which is closed here unless it is kept."""
+        cdef int fd = file
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         cdef int code = errno
         if keep_open:
-            self._keep(fd)
+            self._keep(file.detach())
         else:
-            os.close(fd)
+            file.close()
         if base == MAP_FAILED:
             raise shm.no_room(self.name, size, OSError(code, os.strerror(code)))
         self.size = size
@@ -284,7 +281,8 @@ cdef class Segment:
             OSError: the name is gone, or another segment's. SegmentRefused, PagedPoolAllocFailed.
         """
         cdef struct_stat status
-        cdef int fd = shm.open_segment(self.name)
+        file = shm.open_segment(self.name)
+        cdef int fd = file
         try:
             if fstat(fd, &status) != 0 or status.st_dev != self.device or status.st_ino != self.inode:
                 raise FileNotFoundError(ENOENT, os.strerror(ENOENT), self.name)
@@ -295,10 +293,9 @@ cdef class Segment:
             if self.is_open():
                 os.dup2(fd, self.fd, False)
             else:
-                self.fd, fd = fd, -1
+                self.fd = file.detach()
         finally:
-            if fd >= 0:
-                os.close(fd)
+            file.close()
 
     def flag_destroyed(self):
         """Record that the pool is being destroyed, so that a successor finishes it."""

@@ -19,6 +19,10 @@ from ._thread cimport thread_state
 from collections import namedtuple
 
 from . import data as data_segments
+from ._own import discard_shared
+
+cdef long long PUNCH = data_segments.PUNCH_BYTES
+cdef long long PAGE = data_segments.PAGE
 
 #: What :func:`snapshot` returns; `owner` is pid << 32 | thread id, 0 when free; `held_for` in seconds or None.
 Snapshot = namedtuple(
@@ -168,6 +172,12 @@ def reclaim(Segment segment not None, Py_ssize_t index):
     return True
 
 
+cdef int discard(Segment segment, uint64_t ident) except -1:
+    """As data.discard(), without Python code."""
+    discard_shared(f"{segment.prefix}.d{ident:016x}", PUNCH, PAGE)
+    return 0
+
+
 def empty(Segment segment not None, Py_ssize_t index):
     """Remove the data segments of a vacated slot. For the holder of its lock."""
     cdef wdkm_slot *slot = segment.at(index)
@@ -175,11 +185,11 @@ def empty(Segment segment not None, Py_ssize_t index):
     # Names go before the ids: nobody commits to a vacated slot, so an id that names nothing harms nobody.
     for buffer in range(2):
         if slot.data[buffer] != 0:
-            data_segments.discard(segment.prefix, slot.data[buffer])
+            discard(segment, slot.data[buffer])
             slot.data[buffer] = 0
     if slot.pending != 0:
         if not slot.pending & WDKM_NOTE:
-            data_segments.discard(segment.prefix, slot.pending)
+            discard(segment, slot.pending)
         slot.pending = 0
 
 

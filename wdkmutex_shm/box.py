@@ -9,7 +9,7 @@ from ._boxed import BoxedBytes
 from .errors import MutexDestroyed
 
 if TYPE_CHECKING:
-    from ._segment import Segment
+    from ._handle import Handle
     from .private import PrivatePool
     from .types import Codec
 
@@ -26,7 +26,7 @@ class Box(Generic[T]):
     """
 
     _pool: PrivatePool | None
-    _where: tuple[Segment, int, int]
+    _home: Handle
     _codec: Codec
     _bytes: BoxedBytes
 
@@ -34,12 +34,12 @@ class Box(Generic[T]):
         raise TypeError("a Box comes from to_owned_box()")
 
     @classmethod
-    def _own(cls, pool: PrivatePool, segment: Segment, index: int, generation: int, codec: Codec) -> Box[T]:
+    def _own(cls, pool: PrivatePool, home: Handle, codec: Codec) -> Box[T]:
         self = cls.__new__(cls)
         self._pool = pool
-        self._where = (segment, index, generation)
+        self._home = home
         self._codec = codec
-        self._bytes = BoxedBytes(segment, index)
+        self._bytes = BoxedBytes(pool.mapped(home.segment), home.slot_index, home)
         return self
 
     @property
@@ -49,9 +49,10 @@ class Box(Generic[T]):
         Raises:
             MutexDestroyed: the box was closed. MutexDamaged: its bytes are not a T.
         """
-        with self.buffer as view:
-            value: T = self._codec.decode(view)
-            return value
+        if self._pool is None:
+            raise MutexDestroyed("this box was closed")
+        value: T = self._bytes.decode(self._codec)
+        return value
 
     @property
     def buffer(self) -> memoryview:
@@ -79,8 +80,8 @@ class Box(Generic[T]):
             return
         if self._bytes.exports:
             raise BufferError(f"{self._bytes.exports} views of the box's buffer are still in use: release them first")
-        pool, self._pool = self._pool, None
-        pool.free_slot(*self._where)
+        self._pool = None
+        self._home._free()
         self._bytes.forget()
 
     def __enter__(self) -> Box[T]:

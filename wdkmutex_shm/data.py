@@ -12,11 +12,13 @@ import sys
 from typing import NamedTuple
 
 from . import identity, shm
+from ._own import Descriptor, discard_shared
 from ._segment import DATA_HEADER_BYTES, LAYOUT
 from .errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, ProtocolError, SegmentRefused
 from .names import data_segment
 
 __all__ = [
+    "PAGE",
     "PUNCH_BYTES",
     "DataHeader",
     "adopt",
@@ -24,6 +26,7 @@ __all__ = [
     "create",
     "discard",
     "header_of",
+    "is_staged",
     "make",
     "new_id",
     "read",
@@ -37,7 +40,7 @@ _MAGIC = 0x314154414D4B57
 _STAGED = _MAGIC ^ 0x53 << 56
 """Magic of a segment that no slot has yet: a client made it for a registration."""
 _HEADER = struct.Struct("=QQQQQII16s")
-_PAGE = os.sysconf("SC_PAGESIZE")
+PAGE = os.sysconf("SC_PAGESIZE")
 
 
 class DataHeader(NamedTuple):
@@ -61,10 +64,10 @@ def new_id() -> int:
 def capacity_for(length: int) -> int:
     """Return the capacity in bytes to give a segment for ``length`` bytes: a quarter more, up to the end of a page."""
     total = DATA_HEADER_BYTES + length + length // 4
-    return -(-total // _PAGE) * _PAGE - DATA_HEADER_BYTES
+    return -(-total // PAGE) * PAGE - DATA_HEADER_BYTES
 
 
-def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> int:
+def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> Descriptor:
     """Make the data segment ``ident`` with room for ``capacity`` bytes and return its file descriptor.
 
     Raises:
@@ -79,25 +82,27 @@ def make(prefix: str, ident: int, capacity: int, *, staged: bool = False) -> int
         raise
     except OSError as error:  # no descriptor is free to read /proc with
         raise shm.no_room(name, DATA_HEADER_BYTES + capacity, error) from None
-    fd = shm.create(name, DATA_HEADER_BYTES + capacity)  # from here to the `try` as little as can be: a Ctrl-C loses it
+    fd = shm.create(name, DATA_HEADER_BYTES + capacity)
     try:
         os.pwrite(fd, header, 0)
     except BaseException:
-        os.close(fd)
+        fd.close()
         shm.unmake(name, pid)
         raise
     return fd
 
 
-def create(prefix: str, payload: bytes, *, staged: bool = False) -> int:
+def create(prefix: str, payload: bytes, *, ident: int = 0, staged: bool = False) -> int:
     """Make a data segment that holds ``payload`` and return its id. A ``staged`` one is of no use until it is adopted.
+
+    Args:
+        ident: its id, of :func:`new_id`, for who must know it even if a signal handler raises before this returns.
 
     Raises:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
-    ident = new_id()
+    ident = ident or new_id()
     maker = os.getpid()
-    fd = -1
     try:
         fd = make(prefix, ident, capacity_for(len(payload)), staged=staged)
         view = memoryview(payload)
@@ -106,13 +111,20 @@ def create(prefix: str, payload: bytes, *, staged: bool = False) -> int:
             done = os.pwrite(fd, view, offset)
             view = view[done:]
             offset += done
+        fd.close()
     except BaseException:
         shm.unmake(data_segment(prefix, ident), maker)
         raise
-    finally:
-        if fd >= 0:  # pragma: no branch - without one an error is under way, and nothing follows
-            os.close(fd)
     return ident
+
+
+def is_staged(prefix: str, ident: int) -> bool:
+    """Whether a data segment is there, and belongs to no mutex yet."""
+    name = data_segment(prefix, ident)
+    try:
+        return header_of(name, shm.open_segment(name)).magic == _STAGED
+    except (FileNotFoundError, SegmentRefused, LayoutMismatch, PagedPoolAllocFailed):
+        return False
 
 
 def header_of(name: str, fd: int) -> DataHeader:
@@ -163,7 +175,7 @@ def adopt(prefix: str, ident: int, length: int) -> None:
     except LayoutMismatch as error:
         raise ProtocolError(str(error), name=name) from None
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def read(prefix: str, ident: int, length: int) -> bytes | None:
@@ -188,7 +200,7 @@ def read(prefix: str, ident: int, length: int) -> bytes | None:
     except LayoutMismatch:
         return None
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def unlink(prefix: str, ident: int) -> bool:
@@ -201,18 +213,4 @@ def discard(prefix: str, ident: int) -> None:
 
     Its first page stays until the last mapping goes, so that a reader who is late reads a header, not a fault.
     """
-    name = data_segment(prefix, ident)
-    try:
-        fd = shm.open_segment(name)
-    except (FileNotFoundError, SegmentRefused):
-        return
-    except PagedPoolAllocFailed:
-        shm.unlink(name)  # no descriptor is free, and this needs none
-        return
-    try:
-        size = os.fstat(fd).st_size
-        shm.unlink(name)
-        if size >= PUNCH_BYTES:
-            shm.punch(fd, _PAGE, size - _PAGE)
-    finally:
-        os.close(fd)
+    discard_shared(data_segment(prefix, ident), PUNCH_BYTES, PAGE)

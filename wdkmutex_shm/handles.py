@@ -52,8 +52,7 @@ def create_anonymous(mutex: Any, kind: int, value: Any, type_: Any) -> None:
 
     mutex._must_be_new()
     codec = codec_for(value, type_)
-    pool, segment, ref = private.allocate(kind, codec.tag, codec.encode(value))
-    mutex._bind(segment, ref.slot, ref.generation, kind, codec, pool)
+    private.house(mutex, kind, codec, codec.encode(value))
 
 
 def create_anonymous_section(section: CriticalSection) -> None:
@@ -61,8 +60,7 @@ def create_anonymous_section(section: CriticalSection) -> None:
     from . import private
 
     section._must_be_new()
-    pool, segment, ref = private.allocate(KIND_SECTION, SECTION.tag, b"\xc0")
-    section._bind(segment, ref.slot, ref.generation, KIND_SECTION, SECTION, pool)
+    private.house(section, KIND_SECTION, SECTION, b"\xc0")
 
 
 def _destroyed(name: str) -> MutexDestroyed:
@@ -258,8 +256,10 @@ def _end_tenancy(mutex: Any, name: str) -> None:
 def box_of(payload: Sequence[int] | bytes, codec: Codec) -> Box[Any]:
     """Put the msgpack bytes of a T into a box in this process's private pool."""
     from . import private
+    from ._handle import Handle
     from .box import Box
 
     raw = bytes(payload)
-    pool, segment, ref = private.allocate(KIND_BOX, codec.tag, raw)
-    return Box._own(pool, segment, ref.slot, ref.generation, codec)
+    home = Handle()
+    pool = private.house(home, KIND_BOX, codec, raw)
+    return Box._own(pool, home, codec)

@@ -16,6 +16,7 @@ import sys
 import time
 
 from . import identity, shm
+from ._own import Descriptor
 from .errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .forks import in_child, settle
 from .names import user_prefix
@@ -56,7 +57,7 @@ def no_room(note: int, user: str, code: int) -> PagedPoolAllocFailed:
     return shm.no_room(name_of(note, user), _HEADER.size, OSError(code, os.strerror(code)))
 
 
-def make(user: str) -> tuple[int, int]:
+def make(user: str) -> tuple[int, Descriptor]:
     """Make the journal of this process and return the note that leads to it, and its descriptor.
 
     Raises:
@@ -87,7 +88,7 @@ def make(user: str) -> tuple[int, int]:
         os.pwrite(fd, MAGIC.to_bytes(8, sys.byteorder), 0)
         _at_end()
     except BaseException:
-        os.close(fd)
+        fd.close()
         raise
     return note, fd
 
@@ -137,7 +138,7 @@ def decided(note: int, user: str) -> bool:
     try:
         raw = os.pread(fd, _HEADER.size, 0)
     finally:
-        os.close(fd)
+        fd.close()
     magic, word, *_, layout, _ = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
     if magic and (magic, layout) != (MAGIC, LAYOUT):
         raise LayoutMismatch(f"journal {name} is of another version", name=name, field="layout", found=layout)
@@ -165,7 +166,7 @@ def _unneeded(name: str) -> bool:
     try:
         raw = os.pread(fd, _HEADER.size, 0)
     finally:
-        os.close(fd)
+        fd.close()
     magic, word, start, namespace, pid, _, boot = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
     if not magic:
         return True
@@ -204,4 +205,4 @@ def _has_note(pool: str, note: int) -> bool:
                 return True
             offset += len(raw)
     finally:
-        os.close(fd)
+        fd.close()

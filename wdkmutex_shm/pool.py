@@ -208,7 +208,7 @@ class Pool:
         if not self._free:
             self.reclaim()
         while True:
-            serial = self.segments[0].take_serials(1) if self.segments else 0
+            serial = self.next_serial()
             place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
             if place is not None:
                 break
@@ -216,6 +216,10 @@ class Pool:
         segment, index, generation = place
         self._used += 1
         return SlotRef(segment.name, segment.nonce, index, generation)
+
+    def next_serial(self) -> int:
+        """The number of the next mutex, in the order of the pool."""
+        return self.segments[0].take_serials(1) if self.segments else 0
 
     def allocate_many(
         self, names: list[bytes], kind: int, tags: list[TypeTag], which: list[int], payloads: list[bytes]
@@ -241,6 +245,10 @@ class Pool:
         places = _tenant.occupy_many(self._free, names, kind, tags, which, payloads, serial)
         self._used += len(names)
         return places
+
+    def mapped(self, name: str) -> Segment:
+        """Return the segment of the pool that has this name."""
+        return self._by_name[name]
 
     def segment_of(self, ref: SlotRef) -> Segment:
         """Return the segment that a place allocated here is in."""
@@ -380,7 +388,7 @@ class Pool:
             server = Pool.server_of(prefix)
             return server[0] if server is not None else None
         finally:
-            os.close(fd)
+            fd.close()
 
     @staticmethod
     def server_of(prefix: str) -> tuple[int, str] | None:

@@ -15,15 +15,16 @@ import contextlib
 import itertools
 import os
 import sys
+from typing import Any
 
-from . import _tenant, data, identity, shm
+from . import _attach, _tenant, data, identity, shm
 from ._segment import Segment
 from .forks import in_child, settle
 from .names import INLINE_BYTES, data_segment, private_prefix
-from .pool import Pool, SlotRef
-from .types import TypeTag
+from .pool import Pool
+from .types import Codec
 
-__all__ = ["PrivatePool", "allocate", "at_end", "close", "the_pool"]
+__all__ = ["PrivatePool", "at_end", "close", "house", "the_pool"]
 
 
 class PrivatePool(Pool):
@@ -42,9 +43,11 @@ class PrivatePool(Pool):
     def _grow(self) -> None:
         # Mutexes that were consumed in other processes left their slots without telling anyone here.
         listed = {*self._free, *self._quarantine}
+        # And a signal handler that raised may have kept slots from being listed.
         for segment in self.segments:
-            vacated = ((segment, index) for index in _tenant.vacant(segment)[1])
-            self._quarantine.extend(place for place in vacated if place not in listed)
+            fresh, vacated = _tenant.vacant(segment)
+            self._free.extend(place for index in fresh if (place := (segment, index)) not in listed)
+            self._quarantine.extend(place for index in vacated if (place := (segment, index)) not in listed)
         self.reclaim()
         if self._free:
             return
@@ -100,24 +103,31 @@ def at_end() -> None:
         sys.modules["multiprocessing.util"].Finalize(None, close, exitpriority=0)
 
 
-def allocate(kind: int, tag: TypeTag, payload: bytes) -> tuple[PrivatePool, Segment, SlotRef]:
-    """Make an anonymous mutex (or box) and return the pool, the segment and where in it.
+def house(handle: Any, kind: int, codec: Codec, payload: bytes) -> PrivatePool:
+    """Make an anonymous mutex (or box) and bind the new handle ``handle`` to it, which then owns it. Returns the pool.
+
+    A signal handler may raise anywhere in here: then nothing is left behind, or it goes with the handle.
 
     Raises:
         PagedPoolAllocFailed: no room; nothing is left behind.
     """
     pool = the_pool()
-    if len(payload) <= INLINE_BYTES:
-        ref = pool.allocate(b"", kind, tag, payload)
-        return pool, pool.segment_of(ref), ref
     maker = os.getpid()
-    ident = data.create(pool.prefix, payload)
+    length = len(payload)
+    ident = data.new_id() if length > INLINE_BYTES else 0
     try:
-        ref = pool.allocate(b"", kind, tag, b"", (ident, len(payload)))
+        if ident:
+            data.create(pool.prefix, payload, ident=ident)
+            payload = b""
+        if not pool._free:
+            pool.reclaim()
+        while not _attach.house(pool, handle, kind, codec, payload, ident, length if ident else 0, pool.next_serial()):
+            pool._grow()
     except BaseException:
-        shm.unmake(data_segment(pool.prefix, ident), maker)
+        if ident and not handle.segment:  # else it is the slot's, and the handle gives both back
+            shm.unmake(data_segment(pool.prefix, ident), maker)
         raise
-    return pool, pool.segment_of(ref), ref
+    return pool
 
 
 def close() -> None:

@@ -10,7 +10,7 @@ import os
 
 import posix_ipc
 
-from ._own import above
+from ._own import Descriptor, open_shared
 from ._planted import planted
 from .errors import KernelUnsupported, PagedPoolAllocFailed, SegmentRefused
 from .names import user_prefix
@@ -48,9 +48,9 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
     )
 
 
-def _open(name: str, flags: int, size: int) -> int:
+def _open(name: str, flags: int, size: int) -> Descriptor:
     try:
-        return above(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
+        return open_shared(name, flags)
     except posix_ipc.PermissionsError:
         if flags & posix_ipc.O_CREAT or not _is_reachable(name):
             raise _no_folder(name, size, errno.EACCES) from None
@@ -130,7 +130,7 @@ def _descriptor_error() -> OSError | None:
     return None
 
 
-def create(name: str, size: int) -> int:
+def create(name: str, size: int) -> Descriptor:
     """Make the segment ``name`` of ``size`` bytes, all of them reserved, and return its file descriptor.
 
     Reserving first means that writing to the segment can never raise SIGBUS.
@@ -156,7 +156,7 @@ def create(name: str, size: int) -> int:
         else:
             os.posix_fallocate(fd, 0, size)
     except BaseException as error:
-        os.close(fd)
+        fd.close()
         unmake(name, maker)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise no_room(name, size, error) from None
@@ -172,7 +172,7 @@ def create(name: str, size: int) -> int:
     return fd
 
 
-def open_segment(name: str) -> int:
+def open_segment(name: str) -> Descriptor:
     """Open the segment ``name`` for reading and writing and return its file descriptor.
 
     Raises:
@@ -190,7 +190,7 @@ def open_segment(name: str) -> int:
                 owner_uid=owner,
             )
     except BaseException:  # of a signal handler, too
-        os.close(fd)
+        fd.close()
         raise
     return fd
 

@@ -73,7 +73,7 @@ def _unused(name: str) -> bool:
     except BlockingIOError:
         return False
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _remove(names: list[str]) -> list[str]:
@@ -106,7 +106,7 @@ def unused_boards(names: list[str] | None = None) -> list[str]:
         except (BlockingIOError, FileNotFoundError):
             continue
         finally:
-            os.close(fd)
+            fd.close()
     return removed
 
 
@@ -209,7 +209,7 @@ def _maker_is_dead(name: str) -> bool:
         # Its maker was killed before it wrote the header; give a live one a minute for that.
         return time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
     finally:
-        os.close(fd)
+        fd.close()
     if (header.boot_id, header.pid_namespace) != (identity.boot_id(), identity.pid_namespace()):
         return False
     return identity.is_dead(header.creator_pid, header.creator_start)

@@ -175,27 +175,51 @@ def _register_large(client: Client, request: Register) -> dict[str, Any]:
 
     prefix = instance_prefix(client.instance)
     client.open()  # where there is no Grt, nothing is made for it
+    _remove_forgotten()
     for _ in range(_TRIES):
-        ident = data.create(prefix, request.payload, staged=True)
+        ident = data.new_id()
+        _staged[ident] = prefix, time.monotonic()
+        data.create(prefix, request.payload, ident=ident, staged=True)
         staged = request._replace(payload=b"", data=(ident, len(request.payload)))
-        # Interrupted in here (Ctrl-C), it may be adopted or not: what is not is swept after this process has ended.
+        # Interrupted in here (Ctrl-C), it may be adopted or not.
         reply = client.submit("register", staged.params(), resend=False)
         if reply.error is None:
             assert reply.body is not None
             if not reply.body["created"]:
                 data.unlink(prefix, ident)
+            _staged.pop(ident, None)
             return reply.body
         error = reply.error
         try:
             adopted = reply.doubtful and client.call("discard", data=ident)["adopted"]
         except GrtIsNull as gone:  # with the instance went all that could have adopted it
             adopted, error = False, gone
+        if adopted or reply.doubtful:
+            _staged.pop(ident, None)
         if adopted:
             return client.call("get", name=request.name)
         if not reply.doubtful or isinstance(error, GrtIsNull):
             data.unlink(prefix, ident)
+            _staged.pop(ident, None)
             raise error
     raise error
+
+
+# The data segments that registrations made, and when, until it is certain whether they were adopted.
+_staged: dict[int, tuple[str, float]] = {}
+_FORGOTTEN = 60.0  # seconds after which no daemon can be about to adopt one
+
+
+def _remove_forgotten() -> None:
+    """Remove what registrations have left that a signal handler ended, unless it was adopted meanwhile."""
+    from . import data
+
+    now = time.monotonic()
+    for ident, (prefix, made) in list(_staged.items()):
+        if now - made > _FORGOTTEN:
+            if data.is_staged(prefix, ident):
+                data.unlink(prefix, ident)
+            _staged.pop(ident, None)
 
 
 @from_the_grt

@@ -62,15 +62,15 @@ class PoolClaim:
         except FileNotFoundError:
             return
         if self._fd >= 0 and os.path.sameopenfile(fd, self._fd):
-            os.close(fd)
+            fd.close()
             return
         try:
             portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked:
-            os.close(fd)
+            fd.close()
             raise self._served() from None
         self.__exit__()
-        self._fd = fd
+        self._fd = fd.detach()
 
     def _served(self) -> ServedAlreadyError:
         server = Pool.server_of(self._prefix)

@@ -311,7 +311,7 @@ def _is_used(name: str) -> bool:
     except BlockingIOError:
         return True
     finally:
-        os.close(fd)
+        fd.close()
     return False
 
 
@@ -388,7 +388,7 @@ def _maker_is_dead(name: str) -> bool:
     except LayoutMismatch:
         return False
     finally:
-        os.close(fd)
+        fd.close()
     return identity.is_dead(header.creator_pid, header.creator_start)
 
 

@@ -119,7 +119,7 @@ def in_the_next_creation(act: Callable[[], None]) -> Iterator[None]:
     """Have ``act`` called when a data segment is made for a growing T: in the midst of a commit."""
     real = shm.create
 
-    def create(name: str, size: int) -> int:
+    def create(name: str, size: int) -> Any:
         shm.create = real
         fd = real(name, size)
         act()
