@@ -287,19 +287,26 @@ def _destroy_until_killed(line: Line, prefix: str, moment: int) -> None:
         add(pool, f"n{number}")
     add_large(pool, b"x" * 5000)
     calls = 0
-    unlink = shm.unlink
+    unlink, empty = shm.unlink, _tenant.empty
 
-    def counted(name: str) -> bool:
+    def count() -> None:
         nonlocal calls
         if calls == moment:
             os.kill(os.getpid(), signal.SIGKILL)
         calls += 1
+
+    def counted(name: str) -> bool:
+        count()
         return unlink(name)
+
+    def emptied(segment: Any, index: int) -> None:
+        count()
+        empty(segment, index)
 
     if moment == 3:
         pool.segments[0].flag_destroyed()
         moment = calls
-    shm.unlink = counted
+    shm.unlink, _tenant.empty = counted, emptied
     pool.destroy()
 
 
