@@ -82,7 +82,7 @@ def the_command_line() -> None:
         paths = run("systemd", "install", "--folder", folder).split()
         assert sorted(paths) == sorted(os.path.join(folder, name) for name in os.listdir(folder))
         with open(paths[0], encoding="utf-8") as file:
-            assert f"ExecStart={sys.executable} " in file.read()
+            assert f"ExecStart={os.path.dirname(sys.executable)}/python" in file.read()
 
 
 if __name__ == "__main__":
