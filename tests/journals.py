@@ -10,8 +10,8 @@ from typing import Any
 from procs import Child, Line, read_shm, slot_offset, write_shm
 
 from wdkmutex_shm import _journal, lock_all
-from wdkmutex_shm.identity import start_time
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm.identity import pid_namespace, start_time
+from wdkmutex_shm.names import process_prefix
 
 COMMIT_AT, LENGTH_AT, PENDING_AT, PAYLOAD_AT, INLINE = 72, 88, 280, 128, 72
 OLD, NEW = 10, 20
@@ -29,7 +29,7 @@ def store(mutex: Any, field: int, value: int) -> None:
 def journal_of(pid: int) -> str:
     start = start_time(pid)
     assert start is not None
-    return f"{user_prefix()}@{pid}.{start}.00000000.j"
+    return process_prefix(pid, start, pid_namespace()) + ".j"
 
 
 def _publish_once_and_hold(line: Line, mutexes: list[Any]) -> None:

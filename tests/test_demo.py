@@ -20,6 +20,9 @@ from wdkmutex_daemon.demo import counting, crew, job
 from wdkmutex_daemon.demo.counting import Counts, Piece, count_piece, count_plain, count_task, make_plan
 from wdkmutex_daemon.demo.state import Job
 
+from wdkmutex_shm import shm
+from wdkmutex_shm.names import user_prefix
+
 TEXT = b"one two\nthree  four\tfive\r\n\n six\n"
 
 
@@ -244,8 +247,8 @@ def test_it_ends_however_often_it_kills(tree: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_leaves_nothing(number: signal.Signals, runtime_base: str) -> None:
     with Command().running("demo", "--kill-every", "0.1", start_new_session=True) as process:
-        instance = f"demo-{process.pid}"
         wait_until(lambda: len(_workers(process.pid)) > 2, "workers at work")
+        instance = _instance_of(process.pid)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         out, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + number
@@ -259,11 +262,17 @@ def test_interrupted_it_leaves_nothing(number: signal.Signals, runtime_base: str
 @pytest.mark.slow
 def test_workers_end_when_the_demo_is_killed() -> None:
     with Command().running("demo", start_new_session=True) as process:
-        cli = Command(f"demo-{process.pid}")
         wait_until(lambda: len(_workers(process.pid)) > 2, "workers at work")
+        cli = Command(_instance_of(process.pid))
         kill(process.pid)
         wait_until(lambda: _session_of(process.pid) == [], "the end of the workers")
     cli("destroy", "--yes")
+
+
+def _instance_of(pid: int) -> str:
+    """The instance of a demo."""
+    (segment,) = shm.listing(f"{user_prefix()}demo-{pid}-")[:1]
+    return segment[len(user_prefix()) :].partition(".")[0]
 
 
 def _workers(pid: int) -> list[psutil.Process]:

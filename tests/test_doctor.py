@@ -187,7 +187,7 @@ def test_what_a_killed_demo_leaves(runtime_base: str) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     assert gone(dead.pid)
-    cli = Command(f"demo-{dead.pid}")
+    cli = Command(f"demo-{dead.pid}-0a")
     cli("start")
     kill_daemon(cli.instance)
     (found,) = _found("segments", WARN, cli.instance)

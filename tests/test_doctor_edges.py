@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support import Fork, segments
-from wdkmutex_daemon import doctor
+from wdkmutex_daemon import doctor, leftovers
 from wdkmutex_daemon.doctor import FAIL, OK, WARN
 
 from wdkmutex_shm import Grt, data, paths, shm
@@ -95,11 +95,11 @@ def test_a_segment_that_goes_while_it_looks(instance: str, monkeypatch: pytest.M
     os.close(shm.create(name, 4096))
     with monkeypatch.context() as patch:
         _vanishing(patch, name)
-        found = _of(doctor._segments)
+        found = _of(leftovers.segments)
     assert [level for level, text, _ in found if level == FAIL] == []
     assert [text for level, text, _ in found if "never finished" in text and prefix in text] == []
-    assert doctor._maker_is_dead(name) is False
-    assert doctor._is_used(name) is False
+    assert leftovers._maker_is_dead(name) is False
+    assert leftovers._is_used(name) is False
     assert shm.listing(prefix) == []
 
 
@@ -108,16 +108,16 @@ def test_a_pool_segment_that_goes_while_its_data_is_counted(grt: str) -> None:
     Grt.register_fast_mutex("n", "x" * 1000)
     prefix = instance_prefix(grt)
     names = [f"{prefix}.p7", *segments(grt)]
-    assert doctor._orphans(prefix, names) == []
+    assert leftovers._orphans(prefix, names) == []
 
 
 def test_data_without_a_pool(instance: str) -> None:
     prefix = instance_prefix(instance)
     alive = data.create(prefix, b"x" * 1000)
-    assert [text for _, text, _ in _of(doctor._segments) if instance in text] == [], "its maker lives"
+    assert [text for _, text, _ in _of(leftovers.segments) if instance in text] == [], "its maker lives"
     with Fork(lambda: data.create(prefix, b"x" * 1000)) as child:
         child.result()
-    ((level, text, remedy),) = [found for found in _of(doctor._segments) if instance in found[1]]
+    ((level, text, remedy),) = [found for found in _of(leftovers.segments) if instance in found[1]]
     assert level == WARN
     assert text.startswith("1 data segments")
     assert "start" in remedy
@@ -130,7 +130,7 @@ def test_data_without_a_pool(instance: str) -> None:
 def test_a_data_segment_without_a_header_is_left_alone(instance: str) -> None:
     name = f"{instance_prefix(instance)}.d{7:016x}"
     os.close(shm.create(name, 4096))
-    assert doctor._maker_is_dead(name) is False
+    assert leftovers._maker_is_dead(name) is False
     shm.unlink(name)
 
 
@@ -139,7 +139,7 @@ def test_a_segment_of_another_user(instance: str) -> None:
     name = f"{instance_prefix(instance)}.p0"
     os.close(shm.create(name, 4096))
     os.chown(shm.FOLDER + name, NOBODY, NOBODY)
-    ((level, text, remedy),) = [found for found in _of(doctor._segments) if name in found[1]]
+    ((level, text, remedy),) = [found for found in _of(leftovers.segments) if name in found[1]]
     assert level == FAIL
     assert f"uid {NOBODY}" in text
     assert remedy == f"have uid {NOBODY} or root remove {shm.FOLDER}{name}"
@@ -176,4 +176,4 @@ def test_a_daemon_of_another_protocol(instance: str) -> None:
             assert level == FAIL
             assert words in text
             assert "restart" in remedy
-            assert doctor._is_served(instance), "it lives, if it is of no use"
+            assert leftovers._is_served(instance), "it lives, if it is of no use"

@@ -279,7 +279,7 @@ def test_no_room_for_the_journal(cls: Any, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_names_of_journals() -> None:
     note = _journal.NOTE | 4194303 << _journal.NOTE_PID | 2**40 - 1
     for bit in (0, 1):
-        name = journal.name_of(note | bit << _journal.NOTE_COMMIT, "/wdkm.0.")
-        assert name == f"/wdkm.0.@4194303.{2**40 - 1}.00000000.j"
+        name = journal.name_of(note | bit << _journal.NOTE_COMMIT, "/wdkm.0.", 0xEFFFFFFC)
+        assert name == f"/wdkm.0.@4194303.{2**40 - 1}.effffffc.j"
     assert journal.user_of("/wdkm.1000.@1.2.3") == "/wdkm.1000."
     assert journal.user_of("/wdkm.1000.default") == "/wdkm.1000."

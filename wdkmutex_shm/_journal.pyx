@@ -78,7 +78,7 @@ cdef int make(Segment segment) except -1:
         base = MAP_FAILED
     file.close()
     if base == MAP_FAILED:
-        raise journals.no_room(note, prefix, code)
+        raise journals.no_room(prefix, code)
     mine = <wdkm_journal *>base
     my_note = note
     maker = me_now()
@@ -129,7 +129,7 @@ def left_by_the_dead(Handle handle not None):
 cdef int settle_note(Segment segment, wdkm_slot *slot) except -1:
     cdef uint64_t serial = thread_state().serial
     cdef uint64_t note = slot.pending
-    cdef bint decided = journals.decided(note, journals.user_of(segment.prefix))
+    cdef bint decided = journals.decided(note, journals.user_of(segment.prefix), segment.namespace)
     not_in_child(slot, serial)
     if decided and slot.commit & 1 != (note >> WDKM_NOTE_COMMIT) & 1:
         wdkm_store64(&slot.commit, slot.commit + 1)

@@ -23,8 +23,8 @@ from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_HEADER, WDKM_LAYOUT, WDKM_LIBC, WDKM_MAGIC, WDKM_NAME,
                      pthread_mutex_t, wdkm_cas64, wdkm_header, wdkm_load64, wdkm_local, wdkm_lock_word,
                      wdkm_mutex_init, wdkm_now, wdkm_planted, wdkm_slot, wdkm_store64, wdkm_word_held)
-from . import _robust, identity, shm
-from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed
+from . import _robust, identity, shm, use
+from .errors import LayoutMismatch, MutexDestroyed, OtherPidNamespace
 from .forks import in_child, settle
 
 cdef extern from *:
@@ -84,10 +84,8 @@ cdef class Segment:
         self.mapped = set()
 
     @staticmethod
-    def create(str name not None, str prefix not None, uint32_t slots, bint keep_open=False):
+    def create(str name not None, str prefix not None, uint32_t slots):
         """Make and publish a segment of ``slots`` free slots.
-
-        ``keep_open`` keeps the descriptor and a shared flock(2) on it for as long as the segment is mapped.
 
         Raises:
             FileExistsError: the name is taken.
@@ -102,9 +100,8 @@ cdef class Segment:
         maker = os.getpid()
         fd = shm.create(name, WDKM_HEADER + slots * sizeof(wdkm_slot))
         try:
-            if keep_open:
-                fcntl.flock(fd, fcntl.LOCK_SH)  # before it can be found to be nobody's
-            self._adopt(fd, WDKM_HEADER + slots * sizeof(wdkm_slot), slots, keep_open)
+            self._adopt(fd, WDKM_HEADER + slots * sizeof(wdkm_slot), slots)
+            use.share(fd, name)  # before it can be found to be nobody's
             header = self.header
             header.layout = WDKM_LAYOUT
             header.mutex_size = sizeof(pthread_mutex_t)
@@ -128,7 +125,7 @@ cdef class Segment:
         return self
 
     @staticmethod
-    def attach(str name not None, str prefix not None, nonce=None, bint keep_open=False):
+    def attach(str name not None, str prefix not None, nonce=None):
         """Map an existing segment, or return it as it is mapped already.
 
         ``nonce`` demands a certain segment of that name.
@@ -137,6 +134,7 @@ cdef class Segment:
             FileNotFoundError: there is no such segment.
             MutexDestroyed: a segment of that name is there, but it is another one.
             SegmentRefused: it is not ours. LayoutMismatch: it is not one of ours to read.
+            OtherPidNamespace: it is one of ours, but the pids in it mean nothing here.
         """
         cdef Segment self
         if nonce is not None:
@@ -153,8 +151,10 @@ cdef class Segment:
             raise LayoutMismatch(
                 f"shared memory segment {name} has {size} bytes and no header: its maker died, or it is not ours; "
                 "remove it with `wdkmutex-daemon sweep`", name=name, field="size", found=size, expected=WDKM_HEADER)
-        self._adopt(fd, size, 0, keep_open)
-        self._check()
+        self._adopt(fd, size, 0)
+        self._check()  # so that no lock of ours is ever on what others use
+        use.share(fd, name)
+        self._check()  # somebody may have taken it over meanwhile
         if nonce is not None and self.header.nonce != <uint64_t>nonce:
             raise MutexDestroyed(f"segment {name} was removed and made anew since this handle was made", name=name)
         settle()
@@ -163,6 +163,23 @@ cdef class Segment:
             if found is not None:
                 return found
             attached[name, self.header.nonce] = self
+        return self
+
+    @staticmethod
+    def of_the_dead(str name not None, str prefix not None, fd):
+        """Map a segment of any pid namespace, for who is alone with it. ``fd`` goes with it.
+
+        Raises:
+            LayoutMismatch: it is not one of ours to read.
+        """
+        cdef Segment self = Segment.__new__(Segment)
+        self._named(name, prefix)
+        size = os.fstat(fd).st_size
+        if size < WDKM_HEADER:
+            fd.close()
+            raise LayoutMismatch(f"shared memory segment {name} has no header", name=name, field="size", found=size)
+        self._adopt(fd, size, 0)
+        self._check(anybodys=True)
         return self
 
     @staticmethod
@@ -188,15 +205,13 @@ cdef class Segment:
         self.prefix = prefix
         self.number = int(number) if number.isdecimal() and len(number) < 10 else -1
 
-    def _adopt(self, file, size_t size, Py_ssize_t count, bint keep_open):
-        """Map a file of an open descriptor, which is closed here unless it is kept."""
+    def _adopt(self, file, size_t size, Py_ssize_t count):
+        """Map a file of an open descriptor, which is kept as long as the mapping: it leads others to a segment that has
+        lost its name."""
         cdef int fd = file
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         cdef int code = errno
-        if keep_open:
-            self._keep(file.detach())
-        else:
-            file.close()
+        self._keep(file.detach())
         if base == MAP_FAILED:
             raise shm.no_room(self.name, size, OSError(code, os.strerror(code)))
         self.size = size
@@ -224,7 +239,7 @@ cdef class Segment:
             raise MemoryError
         self.count = count
 
-    def _check(self):
+    def _check(self, *, anybodys=False):
         cdef wdkm_header *header = self.header
         facts = [
             ("magic", wdkm_load64(&header.magic), WDKM_MAGIC),
@@ -233,15 +248,24 @@ cdef class Segment:
             ("slot size", header.slot_size, sizeof(wdkm_slot)),
             ("word size", header.word_size, sizeof(void *)),
             ("C library", header.libc, WDKM_LIBC),
-            ("boot id", (<const char *>header.boot_id)[:16], identity.boot_id()),
-            ("pid namespace", header.pid_namespace, identity.pid_namespace()),
         ]
         for field, found, expected in facts:
             if found != expected:
                 raise LayoutMismatch(
                     f"shared memory segment {self.name}: {field} is {found!r} there and {expected!r} here; "
-                    "use one version and one container for all processes of an instance, or give this one an instance "
-                    "of its own", name=self.name, field=field, found=found, expected=expected)
+                    "use one version for all processes of an instance, or give this one an instance of its own",
+                    name=self.name, field=field, found=found, expected=expected)
+        facts = [
+            ("boot id", (<const char *>header.boot_id)[:16], identity.boot_id()),
+            ("pid namespace", header.pid_namespace, identity.pid_namespace()),
+        ]
+        for field, found, expected in facts:
+            if found != expected and not anybodys:
+                raise OtherPidNamespace(
+                    f"shared memory segment {self.name} is of another container: {field} is {found!r} there and "
+                    f"{expected!r} here, and who holds a lock there could not be told here; let the containers share one "
+                    "pid namespace (docs/containers.md), or give each an instance of its own (WDKMUTEX_INSTANCE)",
+                    name=self.name, field=field, found=found, expected=expected)
         if header.slots > self.count:
             raise LayoutMismatch(
                 f"shared memory segment {self.name} is cut short: room for {self.count} slots of {header.slots}",
@@ -261,6 +285,19 @@ cdef class Segment:
     def creator(self):
         """Identity of the process that made the segment."""
         return identity.Identity(self.header.creator_pid, self.header.creator_start)
+
+    @property
+    def namespace(self):
+        """The inode of the pid namespace whose pids are in it."""
+        return self.header.pid_namespace
+
+    def take_over(self):
+        """Make the segment one of this boot and pid namespace: whatever pids are in it are of the dead."""
+        cdef const unsigned char[::1] boot = identity.boot_id()
+        cdef uint64_t namespace = identity.pid_namespace()
+        self.header.server_pid = 0
+        memcpy(self.header.boot_id, &boot[0], 16)
+        wdkm_store64(&self.header.pid_namespace, namespace)  # last: until then it is to be taken over
 
     @property
     def descriptor(self):

@@ -143,6 +143,7 @@ cdef extern from "slot.h" nogil:
     uint32_t wdkm_lock_word(const wdkm_slot *)
     bint wdkm_word_held(uint32_t)
     bint wdkm_word_abandoned(uint32_t)
+    void wdkm_leave_to_the_next(wdkm_slot *s) nogil
     int wdkm_mutex_init(wdkm_slot *)
     uint64_t wdkm_holder(const wdkm_slot *)
     void wdkm_acquired(wdkm_slot *, const wdkm_thread *)

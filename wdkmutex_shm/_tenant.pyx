@@ -11,8 +11,10 @@ from libc.string cimport memcpy, memset
 
 from ._dead cimport WDKM_GLANCE, WDKM_LOOK, wdkm_free_dead, wdkm_free_predecessor, wdkm_holder_dead
 from ._segment cimport Segment, held_for, held_since, slot_name
-from ._slot cimport (EBUSY, EDEADLK, EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, WDKM_NOTE, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64,
-                     wdkm_fence_release, wdkm_holder, wdkm_load64, wdkm_lock_word, wdkm_now, wdkm_slot, wdkm_thread, wdkm_store64, wdkm_tell_end,
+from ._slot cimport (EBUSY, EDEADLK, EOWNERDEAD, WDKM_INLINE, WDKM_LABEL, WDKM_NAME, WDKM_NOTE, WDKM_NOTE_COMMIT,
+                     WDKM_UNSETTLED, pthread_mutex_consistent, pthread_mutex_trylock, wdkm_cas64, wdkm_fence_release,
+                     wdkm_holder, wdkm_keep32, wdkm_leave_to_the_next, wdkm_load64, wdkm_lock_word, wdkm_now, wdkm_slot,
+                     wdkm_thread, wdkm_store64, wdkm_tell_end,
                      wdkm_unlock, wdkm_word_abandoned, wdkm_word_held)
 from ._thread cimport thread_state
 
@@ -274,6 +276,31 @@ def references(Segment segment not None):
             if ident:
                 found.add(ident)
     return found
+
+
+def leave_to_the_next(Segment segment not None):
+    """Leave every lock of the segment as that of a dead holder, and forget who waited. For who is alone with it.
+
+    Returns (slot, note) of the slots that a dead holder was publishing together with others, as a list.
+    """
+    cdef Py_ssize_t index
+    cdef wdkm_slot *slot
+    noted = []
+    for index in range(segment.count):
+        slot = &segment.slots[index]
+        wdkm_leave_to_the_next(slot)
+        if slot.pending & WDKM_NOTE:
+            noted.append((index, slot.pending))
+    return noted
+
+
+def settle(Segment segment not None, Py_ssize_t index, bint decided):
+    """Publish what a note in the slot is about, if that was ``decided``, and clear the note. For who is alone with it."""
+    cdef wdkm_slot *slot = segment.at(index)
+    if decided and slot.commit & 1 != (slot.pending >> WDKM_NOTE_COMMIT) & 1:
+        wdkm_store64(&slot.commit, slot.commit + 1)
+    wdkm_store64(&slot.pending, 0)
+    wdkm_keep32(&slot.starving, ~WDKM_UNSETTLED)
 
 
 def stamp(Segment segment not None):

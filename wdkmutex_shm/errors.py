@@ -40,6 +40,7 @@ __all__ = [
     "MutexDamaged",
     "MutexDestroyed",
     "NotOwned",
+    "OtherPidNamespace",
     "PagedPoolAllocFailed",
     "PoolBroken",
     "ProtocolError",
@@ -202,6 +203,14 @@ class LayoutMismatch(DriverMutexError):
     field: str | None = None
     found: Any = None
     expected: Any = None
+
+
+class OtherPidNamespace(LayoutMismatch):
+    """The segment was made in another pid namespace (container), or boot: the pids in it mean nothing here.
+
+    A daemon takes over a pool of which nobody alive has a part; this says that somebody has, or that no daemon of this
+    namespace was started since.
+    """
 
 
 class SegmentRefused(DriverMutexError, PermissionError):

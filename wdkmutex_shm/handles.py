@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -93,16 +92,14 @@ def _segment(name: str, nonce: int) -> Segment | None:
 
 
 def _map(segment: str, prefix: str, nonce: int) -> Segment:
-    """Map a pool segment; one of a private pool with the shared flock that keeps sweeps away."""
-    private = ".@" in prefix
-    mapped = Segment.attach(segment, prefix, nonce, private)
-    if not private:
-        _kept[segment] = mapped
-    if private and mapped.descriptor >= 0:
+    """Map a pool segment; one of an instance stays mapped."""
+    mapped = Segment.attach(segment, prefix, nonce)
+    if ".@" in prefix:
         from .private import at_end
 
-        fcntl.flock(mapped.descriptor, fcntl.LOCK_SH)
         at_end()
+    else:
+        _kept[segment] = mapped
     return mapped
 
 

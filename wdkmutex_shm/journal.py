@@ -1,8 +1,10 @@
 """Journals of processes that publish several mutexes as one: made, read by those who take over, removed.
 
 A journal is named after the process that made it, so that a note in a slot, which holds that process's pid and start
-time, leads to it. It is removed when its process ends; that of a killed process by whoever sweeps, once it is undecided
-(a note without a journal counts as undecided) or no slot has a note that leads to it any more.
+time, leads to it (with the pid namespace that the slot's segment belongs to). It is removed when its process ends;
+that of a killed process by whoever sweeps, once it is undecided (a note without a journal counts as undecided) or no
+slot has a note that leads to it any more. Its maker has it mapped, and with that a shared flock(2) on it, which tells those in
+other pid namespaces that it lives.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ import struct
 import sys
 import time
 
-from . import identity, shm
+from . import identity, shm, use
 from ._own import Descriptor
 from .errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .forks import in_child, settle
-from .names import user_prefix
+from .names import process_prefix, user_prefix
 
 __all__ = ["decided", "make", "name_of", "no_room", "sweep", "user_of"]
 
 _HEADER = struct.Struct("=QQQQII16s")
-_NAME = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.00000000\.j", re.ASCII)
+_NAME = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.([0-9a-f]{8,})\.j", re.ASCII)
 _POOL = re.compile(r"/wdkm\.\d+\.[^/]+\.p\d+", re.ASCII)
 _SLOTS_AT_ONCE = 4096
 _RARELY = 50
@@ -44,17 +46,17 @@ def _note_of(pid: int, start: int) -> int:
     return NOTE | pid << NOTE_PID | start
 
 
-def name_of(note: int, user: str) -> str:
-    """Return the name of the journal that a note of that user's leads to: in the form of a private pool's segment."""
+def name_of(note: int, user: str, namespace: int) -> str:
+    """Return the name of the journal that a note of that user's, in a segment of that pid namespace, leads to."""
     from ._journal import NOTE_COMMIT, NOTE_PID
 
     pid = (note & (1 << NOTE_COMMIT) - 1) >> NOTE_PID
-    return f"{user}@{pid}.{note & (1 << NOTE_PID) - 1}.00000000.j"
+    return process_prefix(pid, note & (1 << NOTE_PID) - 1, namespace, user) + ".j"
 
 
-def no_room(note: int, user: str, code: int) -> PagedPoolAllocFailed:
-    """Return the error for a journal that could not be mapped."""
-    return shm.no_room(name_of(note, user), _HEADER.size, OSError(code, os.strerror(code)))
+def no_room(user: str, code: int) -> PagedPoolAllocFailed:
+    """Return the error for the journal of this process, which could not be mapped."""
+    return shm.no_room(f"{user}@{os.getpid()}.*.j", _HEADER.size, OSError(code, os.strerror(code)))
 
 
 def make(user: str) -> tuple[int, Descriptor]:
@@ -67,22 +69,24 @@ def make(user: str) -> tuple[int, Descriptor]:
 
     pid, start = identity.me()
     note = _note_of(pid, start)
-    name = name_of(note, user)
     try:
-        header = (0, 0, start, identity.pid_namespace(), pid, LAYOUT, identity.boot_id())
+        namespace = identity.pid_namespace()
+        header = (0, 0, start, namespace, pid, LAYOUT, identity.boot_id())
     except KernelUnsupported:
         raise
     except OSError as error:  # no descriptor is free to read /proc with
-        raise shm.no_room(name, _HEADER.size, error) from None
+        raise no_room(user, error.errno or 0) from None
+    name = name_of(note, user, namespace)
     try:
         fd = shm.create(name, _HEADER.size)
     except FileExistsError:
         # Of this very process, before an exec, or of an attempt that was interrupted: nobody can have a note of it.
         fd = shm.open_segment(name)
     try:
+        use.share(fd, name)
         found = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
         if found[0] and found[2:] != header[2:]:
-            raise LayoutMismatch(f"journal {name} is of another container or version", name=name, field="journal")
+            raise LayoutMismatch(f"journal {name} is of another version", name=name, field="journal")
         os.posix_fallocate(fd, 0, _HEADER.size)
         os.pwrite(fd, _HEADER.pack(*header), 0)
         os.pwrite(fd, MAGIC.to_bytes(8, sys.byteorder), 0)
@@ -117,20 +121,23 @@ def _close() -> None:
         note = _note_of(*identity.me())
         forget_journal()
         try:
-            shm.unlink(name_of(note, user_prefix()))
+            shm.unlink(name_of(note, user_prefix(), identity.pid_namespace()))
         finally:
             forget_journal()  # a thread may have opened it again before it lost its name
 
 
-def decided(note: int, user: str) -> bool:
+def decided(note: int, user: str, namespace: int) -> bool:
     """Tell whether what the dead maker of a note was publishing is published. A journal that is gone never was decided.
+
+    Args:
+        note: from a slot. user: what the names of its pool's user begin with. namespace: that of its segment.
 
     Raises:
         PagedPoolAllocFailed: no descriptor is free. SegmentRefused, LayoutMismatch: the journal is not one of ours.
     """
     from ._journal import LAYOUT, MAGIC
 
-    name = name_of(note, user)
+    name = name_of(note, user, namespace)
     try:
         fd = shm.open_segment(name)
     except FileNotFoundError:
@@ -150,29 +157,32 @@ def sweep(names: list[str] | None = None) -> list[str]:
     removed = []
     for name in shm.listing(user_prefix() + "@") if names is None else names:
         match = _NAME.fullmatch(name)
-        if match and identity.is_dead(int(match[1]), int(match[2])) and _unneeded(name):
+        if match is None:
+            continue
+        ours = int(match[3], 16) == identity.pid_namespace()
+        if ours and not identity.is_dead(int(match[1]), int(match[2])):
+            continue
+        if _unneeded(name, ours):
             _next_search.pop(name, None)
             if shm.unlink(name):
                 removed.append(name)
     return removed
 
 
-def _unneeded(name: str) -> bool:
-    """Whether the journal of a dead process leads nobody any more."""
+def _unneeded(name: str, ours: bool) -> bool:
+    """Whether a journal leads nobody any more: of a dead process, or (not ``ours``) of one in another pid namespace."""
     try:
         fd = shm.open_segment(name)
     except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
         return False
     try:
+        if not ours and not use.is_left(fd):
+            return False
         raw = os.pread(fd, _HEADER.size, 0)
     finally:
         fd.close()
-    magic, word, start, namespace, pid, _, boot = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
-    if not magic:
-        return True
-    if (namespace, boot) != (identity.pid_namespace(), identity.boot_id()):
-        return False  # its pid means nothing here
-    if not word:
+    magic, word, start, _, pid, _, _ = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
+    if not magic or not word:
         return True
     began = time.monotonic()
     if began < _next_search.get(name, began):

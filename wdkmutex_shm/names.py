@@ -1,7 +1,8 @@
 """Names: which ones are allowed, and what the segments behind them are called in ``/dev/shm``.
 
 Everything of ours there begins with ``/wdkm.<uid>.``; an instance's segments follow with the instance, a process's
-private ones with ``@<pid>.<start time>.<random>``. No instance can begin with ``@``, so the two never meet.
+private ones with ``@<pid>.<start time>.<pid namespace>.<random>``. No instance can begin with ``@``, so the two never
+meet. A pid says nothing without its namespace: containers that share ``/dev/shm`` all have a process 1.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "instance_prefix",
     "pool_segment",
     "private_prefix",
+    "process_prefix",
     "user_prefix",
 ]
 
@@ -104,12 +106,21 @@ def instance_prefix(instance: str, uid: int | None = None) -> str:
     return user_prefix(uid) + check_instance(instance)
 
 
-def private_prefix(pid: int, start: int, image: int) -> str:
+def process_prefix(pid: int, start: int, namespace: int, user: str | None = None) -> str:
+    """Return what all names begin with that are a process's own.
+
+    ``start`` is its start time in clock ticks, ``namespace`` the inode of its pid namespace, ``user`` what the names of
+    its user begin with.
+    """
+    return f"{user_prefix() if user is None else user}@{pid}.{start}.{namespace:08x}"
+
+
+def private_prefix(pid: int, start: int, namespace: int, image: int) -> str:
     """Return what the names of a process's private segments begin with.
 
-    ``start`` is its start time in clock ticks; ``image`` a random number, because exec keeps the other two.
+    ``image`` is a random number, because exec keeps the others.
     """
-    return f"{user_prefix()}@{pid}.{start}.{image:08x}"
+    return f"{process_prefix(pid, start, namespace)}.{image:08x}"
 
 
 def pool_segment(prefix: str, number: int) -> str:

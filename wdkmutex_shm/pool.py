@@ -7,13 +7,12 @@ it can learn again from its segments.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _tenant, shm
+from . import _tenant, shm, use
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, pool_segment
@@ -62,13 +61,12 @@ class Pool:
         segments: the pool segments by number.
     """
 
-    def __init__(self, prefix: str, *, first_slots: int = 1024, keep_open: bool = False) -> None:
+    def __init__(self, prefix: str, *, first_slots: int = 1024) -> None:
         """Start with no segment at all; :meth:`open` is the usual way in."""
         self.prefix = prefix
         self.segments: list[Segment] = []
         self._by_name: dict[str, Segment] = {}
         self._first_slots = first_slots
-        self._keep_open = keep_open
         self._free: list[tuple[Segment, int]] = []
         self._quarantine: list[tuple[Segment, int]] = []
         self._used = 0
@@ -90,10 +88,9 @@ class Pool:
         self._recover()
         if self.segments and self.segments[0].destroyed:
             self.destroy()
-        if not self.segments:
-            if not create:
-                raise FileNotFoundError(f"there is no pool at {prefix}")
-            self._grow()
+        if not self.segments and not create:
+            raise FileNotFoundError(f"there is no pool at {prefix}")
+        self.begin()
         return self
 
     def _recover(self) -> None:
@@ -158,7 +155,7 @@ class Pool:
         while True:
             name = pool_segment(self.prefix, self._next_number())
             try:
-                segment = Segment.create(name, self.prefix, slots, self._keep_open)
+                segment = Segment.create(name, self.prefix, slots)
                 self._add(segment)
                 break
             except PagedPoolAllocFailed:
@@ -174,6 +171,11 @@ class Pool:
         for full in self.segments[-2:-1]:
             self.trim(full)
         self._free.extend(zip(repeat(segment), range(segment.count - 1, -1, -1)))
+
+    def begin(self) -> None:
+        """Make the first segment if there is none."""
+        if not self.segments:
+            self._grow()
 
     def reclaim(self) -> int:
         """Take back what can leave quarantine. Returns how many slots cannot."""
@@ -376,16 +378,16 @@ class Pool:
 
     @staticmethod
     def writer_of(prefix: str) -> int | None:
-        """Return the pid of the living daemon that writes the pool (it keeps segment 0 locked), None if none does."""
+        """Return the pid of the living daemon that writes the pool (it has claimed segment 0), None if none does.
+
+        None also for one whose pid means nothing here, in another pid namespace.
+        """
         try:
             fd = shm.open_segment(pool_segment(prefix, 0))
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        except BlockingIOError:
-            server = Pool.server_of(prefix)
+            server = Pool.server_of(prefix) if use.is_claimed(fd) else None
             return server[0] if server is not None else None
         finally:
             fd.close()

@@ -31,7 +31,7 @@ class PrivatePool(Pool):
     """The pool of one process."""
 
     def __init__(self, prefix: str) -> None:
-        super().__init__(prefix, first_slots=64, keep_open=True)
+        super().__init__(prefix, first_slots=64)
         self.pid = os.getpid()
         self.closed = False
         self._numbers = itertools.count()
@@ -80,7 +80,9 @@ def the_pool() -> PrivatePool:
         from . import sweep
 
         sweep.dead_private_pools_now_and_then()
-        pool = _pools.setdefault(me, PrivatePool(private_prefix(*identity.me(), identity.image())))
+        pool = _pools.setdefault(
+            me, PrivatePool(private_prefix(*identity.me(), identity.pid_namespace(), identity.image()))
+        )
         at_end()
     return pool
 
@@ -117,6 +119,7 @@ def house(handle: Any, kind: int, codec: Codec, payload: bytes) -> PrivatePool:
     ident = data.new_id() if length > INLINE_BYTES else 0
     try:
         if ident:
+            pool.begin()  # so that a lock of ours tells those who see no pid of ours that we live
             data.create(pool.prefix, payload, ident=ident)
             payload = b""
         if not pool._free:

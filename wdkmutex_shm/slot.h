@@ -156,7 +156,7 @@ typedef struct {
 
 /* Several slots published as one. Each process that does that has a journal; a slot's `pending` then holds a note instead of a
  * data segment's id: WDKM_NOTE, the low bit of the commit word that is to come, and pid and start time of the process, which
- * name its journal. In this order, with no call in between:
+ * name its journal together with the pid namespace in the segment's header. In this order, with no call in between:
  *
  *   every buffer that is not current is written; every slot gets its note; `decided` becomes 1 (this store publishes all);
  *   every commit word is raised; every note is cleared; `decided` becomes 0.
@@ -241,6 +241,15 @@ static inline uint32_t wdkm_lock_word(const wdkm_slot *s) {
 static inline uint32_t *wdkm_lock_futex(wdkm_slot *s) { return (uint32_t *)&s->mutex.__data.__lock; }
 static inline int wdkm_word_held(uint32_t w) { return (w & FUTEX_TID_MASK) != 0 && !(w & FUTEX_OWNER_DIED); }
 static inline int wdkm_word_abandoned(uint32_t w) { return (w & FUTEX_OWNER_DIED) != 0; }
+
+/* Leave the lock as the kernel leaves that of a holder that it has killed. For who is alone with the slot: whoever held it is
+ * dead, and whoever waited for it, too. */
+static inline void wdkm_leave_to_the_next(wdkm_slot *s) {
+    if (wdkm_lock_word(s) != 0) __atomic_store_n(&s->mutex.__data.__lock, (int)FUTEX_OWNER_DIED, __ATOMIC_RELEASE);
+    __atomic_fetch_and(&s->starving, WDKM_UNSETTLED, __ATOMIC_ACQ_REL);
+    s->refused = 0;
+    wdkm_store32(&s->watched, 0);
+}
 
 static inline int wdkm_mutex_init(wdkm_slot *s) {
     pthread_mutexattr_t attr;

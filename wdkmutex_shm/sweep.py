@@ -2,7 +2,9 @@
 
 A private pool is dead when its maker is (by pid, start time, boot and pid namespace) and nobody holds the shared
 flock(2) that everyone who uses the pool keeps on its segments. Without either proof it stays. A mapping keeps the lock
-even when its descriptor is closed, and a fork shares it, so the kernel itself keeps this account.
+even when its descriptor is closed, and a fork shares it, so the kernel itself keeps this account. In another pid
+namespace the maker's pid means nothing, and the locks alone tell: a maker has one on its first segment before it makes
+another.
 """
 
 from __future__ import annotations
@@ -11,29 +13,30 @@ import contextlib
 import fcntl
 import os
 import re
+import sys
 import time
 from collections.abc import Set
 
-from . import _board, data, identity, journal, shm
-from ._segment import Segment, attached_segments
+from . import _board, data, identity, journal, shm, use
+from ._segment import LAYOUT, Segment, attached_segments
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, private_prefix, user_prefix
 from .pool import Pool
 
 __all__ = ["dead_private_pools", "leave_board", "leave_private_pools", "orphan_data", "unused_boards"]
 
-_PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.[0-9a-f]{8}\.[pd]")
+_PRIVATE = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)(?:\.([0-9a-f]{8,}))?\.[0-9a-f]{8}\.[pd]")
 _ORPHAN_AGE = 60.0
 _FEW = 1000  # so many names are looked through by each new process
 
 
-def _private_pools(names: list[str]) -> dict[str, tuple[tuple[int, int], list[str]]]:
-    """Of each private pool its maker and its segments."""
-    found: dict[str, tuple[tuple[int, int], list[str]]] = {}
+def _private_pools(names: list[str]) -> dict[str, tuple[tuple[int, int, int], list[str]]]:
+    """Of each private pool its segments and its maker: pid, start time, pid namespace (0: an older version's)."""
+    found: dict[str, tuple[tuple[int, int, int], list[str]]] = {}
     for name in names:
         match = _PRIVATE.match(name)
         if match:
-            maker = int(match[1]), int(match[2])
+            maker = int(match[1]), int(match[2]), int(match[3] or "0", 16)
             found.setdefault(name[: match.end() - 2], (maker, []))[1].append(name)
     return found
 
@@ -42,25 +45,11 @@ def _ours(fd: int) -> bool:
     return os.fstat(fd).st_uid == os.geteuid()
 
 
-def _comparable(name: str, fd: int) -> bool:
-    """Whether the pids in a segment are of processes that we can see: this boot and pid namespace, or unpublished."""
-    if name.rpartition(".")[2].startswith("d"):
-        try:
-            header = data.header_of(name, fd)
-        except LayoutMismatch:
-            return True
-        return header.boot_id == identity.boot_id() and header.pid_namespace == identity.pid_namespace()
-    try:
-        Segment.attach(name, name[: name.rindex(".")])
-    except LayoutMismatch as error:
-        return error.field in ("magic", "size")
-    except FileNotFoundError:
-        return False
-    return True
+def _unused(name: str, ours: bool) -> bool:
+    """Whether nobody has a segment of a private pool locked, and those of its version lock them as we do.
 
-
-def _unused(name: str) -> bool:
-    """Whether nobody has a pool segment flocked, and its pids mean processes that we can see."""
+    If its pids mean nothing here (not ``ours``), one that its maker may just be about to lock counts as used.
+    """
     try:
         fd = shm.open_segment(name)
     except FileNotFoundError:
@@ -68,21 +57,26 @@ def _unused(name: str) -> bool:
     except (SegmentRefused, PagedPoolAllocFailed):
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _comparable(name, fd)
-    except BlockingIOError:
-        return False
+        return (use.alone(fd) if ours else use.is_left(fd)) and (
+            name.rpartition(".")[2].startswith("d") or _is_known(fd)
+        )
     finally:
         fd.close()
 
 
-def _remove(names: list[str]) -> list[str]:
+def _is_known(fd: int) -> bool:
+    """Whether a pool segment is of our layout, or was never published."""
+    head = os.pread(fd, 12, 0)
+    return len(head) < 12 or not any(head[:8]) or int.from_bytes(head[8:], sys.byteorder) == LAYOUT
+
+
+def _remove(names: list[str], ours: bool) -> list[str]:
     """Remove the segments of one pool whose maker is dead, if nobody uses it.
 
     One at a time, for there may be more of them than descriptors. Nobody can begin to use it in between: a handle to it
     would have to come from somebody who uses it.
     """
-    if not all(_unused(name) for name in names):
+    if not all(_unused(name, ours) for name in names):
         return []
     return [name for name in names if shm.unlink(name)]
 
@@ -123,11 +117,13 @@ def dead_private_pools() -> list[str]:
     names = shm.listing(mine)
     removed = unused_boards([name for name in names if name.startswith(f"{mine}waits")])
     me = identity.me()
-    own = private_prefix(*me, identity.image())
-    for prefix, (maker, segments) in _private_pools(names).items():
+    here = identity.pid_namespace()
+    own = private_prefix(*me, here, identity.image())
+    for prefix, ((pid, start, namespace), segments) in _private_pools(names).items():
         # This very process may have left one as well: the program that it ran before an exec did.
-        if prefix != own and (maker == me or identity.is_dead(*maker)):
-            removed += _remove(segments)
+        ours = namespace == here
+        if prefix != own and (not ours or (pid, start) == me or identity.is_dead(pid, start)):
+            removed += _remove(segments, ours)
     return removed + journal.sweep(names)
 
 
@@ -204,12 +200,13 @@ def _maker_is_dead(name: str) -> bool:
     except (FileNotFoundError, SegmentRefused, PagedPoolAllocFailed):
         return False
     try:
+        old = time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
         header = data.header_of(name, fd)
     except LayoutMismatch:
-        # Its maker was killed before it wrote the header; give a live one a minute for that.
-        return time.time() - os.fstat(fd).st_mtime > _ORPHAN_AGE
+        return old  # its maker was killed before it wrote the header; a live one has a minute for that
     finally:
         fd.close()
     if (header.boot_id, header.pid_namespace) != (identity.boot_id(), identity.pid_namespace()):
-        return False
+        # Nobody there can use this pool, which is ours. But perhaps it just has been made for one who asks in vain.
+        return old
     return identity.is_dead(header.creator_pid, header.creator_start)

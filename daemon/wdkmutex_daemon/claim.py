@@ -1,18 +1,16 @@
 """The right to write an instance's pool.
 
 The daemon's lock file lies in the runtime folder, and a user can have two of those (a login session's and a cron
-job's) but only one ``/dev/shm``. So the daemon also locks the pool itself, by its first segment.
+job's) but only one ``/dev/shm``. So the daemon also claims the pool itself, by its first segment.
 """
 
 from __future__ import annotations
 
 import os
 
-import portalocker
-
-from wdkmutex_shm import shm
+from wdkmutex_shm import shm, takeover, use
 from wdkmutex_shm._segment import Segment
-from wdkmutex_shm.errors import DaemonError
+from wdkmutex_shm.errors import DaemonError, OtherPidNamespace
 from wdkmutex_shm.names import pool_segment
 from wdkmutex_shm.pool import Pool
 
@@ -28,6 +26,7 @@ class PoolClaim:
 
     Raises:
         ServedAlreadyError: another daemon writes it.
+        OtherPidNamespace: processes of another container use it.
         PagedPoolAllocFailed, LayoutMismatch, SegmentRefused: the pool cannot be had.
     """
 
@@ -38,6 +37,7 @@ class PoolClaim:
     def __enter__(self) -> Pool:
         try:
             self._lock()  # before anything in it is touched
+            takeover.take_over(self._prefix)
             try:
                 pool = Pool.open(self._prefix)
             except FileExistsError:
@@ -64,15 +64,16 @@ class PoolClaim:
         if self._fd >= 0 and os.path.sameopenfile(fd, self._fd):
             fd.close()
             return
-        try:
-            portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except portalocker.AlreadyLocked:
+        if not use.claim(fd):
             fd.close()
-            raise self._served() from None
+            raise self._served()
         self.__exit__()
         self._fd = fd.detach()
 
-    def _served(self) -> ServedAlreadyError:
+    def _served(self) -> DaemonError | OtherPidNamespace:
+        elsewhere = takeover.elsewhere(self._prefix)
+        if elsewhere is not None:
+            return elsewhere
         server = Pool.server_of(self._prefix)
         who = f", pid {server[0]} at {server[1]}" if server is not None else ""
         return ServedAlreadyError(

@@ -8,35 +8,27 @@ after it was reported.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import platform
-import re
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from wdkmutex_shm import __version__, data, identity, paths, shm
-from wdkmutex_shm._segment import Segment
-from wdkmutex_shm._tenant import free_dead, references
+from wdkmutex_shm import __version__, identity, paths, shm
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
     GrtIsNull,
     KernelUnsupported,
-    LayoutMismatch,
     ProtocolError,
     RuntimeFolderRefused,
-    SegmentRefused,
     WdkMutexError,
 )
-from wdkmutex_shm.names import data_ident, user_prefix
+
+from .leftovers import FAIL, OK, WARN, Found, mib, segments
 
 __all__ = ["FAIL", "OK", "WARN", "Finding", "examine"]
-
-OK, WARN, FAIL = "ok", "warn", "fail"
 
 #: Below this /dev/shm is likely to be the 64 MiB of a container, which a few large T fill.
 SMALL_SHM = 64 << 20
@@ -46,8 +38,6 @@ FEW_FILES = 256
 LITTLE_MEMLOCK = 1 << 20
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO
-_PRIVATE = re.compile(r"@(\d+)\.(\d+)\.[0-9a-f]+\Z")
-_DEMO = re.compile(r"demo-(\d+)\Z")
 
 
 @dataclass(frozen=True)
@@ -67,9 +57,6 @@ class Finding:
     remedy: str = ""
 
 
-Found = Iterator[tuple[str, str, str]]
-
-
 def examine() -> list[Finding]:
     """Run all checks for the calling user and return what they found."""
     checks: list[tuple[str, Callable[[], Found]]] = [
@@ -77,7 +64,7 @@ def examine() -> list[Finding]:
         ("limits", _limits),
         ("runtime folder", _runtime_folder),
         ("daemons", _daemons),
-        ("segments", _segments),
+        ("segments", segments),
         ("pid namespace", _namespace),
         ("library", _library),
     ]
@@ -95,10 +82,6 @@ def examine() -> list[Finding]:
     return findings
 
 
-def _mib(size: float) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"
-
-
 def _shm() -> Found:
     grow = "mount -o remount,size=1G /dev/shm (docker: run --shm-size=1g; Kubernetes: an emptyDir of medium Memory)"
     if not os.access(shm.FOLDER, os.R_OK | os.W_OK | os.X_OK):
@@ -106,7 +89,7 @@ def _shm() -> Found:
         return
     status = os.statvfs(shm.FOLDER)
     size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
-    text = f"{_mib(free)} free of {_mib(size)}"
+    text = f"{mib(free)} free of {mib(size)}"
     if free < NO_ROOM or (status.f_files and not status.f_ffree):
         yield FAIL, text + (", no inode free" if free >= NO_ROOM else ""), f"remove what is not needed in it, or {grow}"
     elif size <= SMALL_SHM or free < SMALL_SHM // 4:
@@ -123,7 +106,7 @@ def _limits() -> Found:
     else:
         yield OK, f"{'unlimited' if soft == unlimited else soft} open files allowed", ""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    text = f"{'unlimited' if soft == unlimited else _mib(soft)} of memory may be locked"
+    text = f"{'unlimited' if soft == unlimited else mib(soft)} of memory may be locked"
     if os.environ.get("WDKMUTEX_MLOCK") == "1" and soft != unlimited and soft < LITTLE_MEMLOCK and os.geteuid() != 0:
         yield (
             FAIL,
@@ -216,186 +199,10 @@ def _daemons() -> Found:
         yield OK, "none is running", ""
 
 
-def _segments() -> Found:
-    groups: dict[str, list[str]] = {}
-    for name in shm.listing(user_prefix()):
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
-    size = 0
-    for prefix, names in sorted(groups.items()):
-        size += sum(_size_of(name) for name in names)
-        if prefix.startswith(f"{user_prefix()}@waits"):
-            yield from _boards(names)
-            continue
-        private = _PRIVATE.search(prefix)
-        unreadable = list(_unreadable(prefix, names))
-        yield from unreadable
-        if unreadable:
-            continue
-        yield from _locks_of_dead(prefix, names)
-        if private:
-            yield from _private_pool(prefix, names, int(private[1]), int(private[2]))
-        else:
-            yield from _instance_pool(prefix, names)
-    yield OK, f"{sum(map(len, groups.values()))} of ours, {_mib(size)}", ""
-
-
-def _size_of(name: str) -> int:
-    try:
-        return os.stat(shm.FOLDER + name).st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _pools(prefix: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(prefix + ".p")]
-
-
-def _unreadable(prefix: str, names: list[str]) -> Found:
-    """Segments that this library cannot use."""
-    for name in _pools(prefix, names):
-        try:
-            Segment.attach(name, prefix)
-        except FileNotFoundError:
-            continue  # it went while we looked
-        except LayoutMismatch as error:
-            if error.field in ("magic", "size"):
-                yield WARN, f"{name} was never finished: its maker died", "wdkmutex-daemon sweep"
-            else:
-                yield (
-                    FAIL,
-                    f"{name}: {error.field} is {error.found!r} there and {error.expected!r} here",
-                    "use the version (and container) that made it, or remove it when nobody does: "
-                    f"rm {shm.FOLDER}{prefix}.*",
-                )
-        except SegmentRefused as error:
-            yield FAIL, str(error), f"have uid {error.owner_uid} or root remove {shm.FOLDER}{name}"
-
-
-def _locks_of_dead(prefix: str, names: list[str]) -> Found:
-    """Locks beyond the 2,048 that the kernel releases when a thread ends. Who waits for one frees it as well."""
-    freed = 0
-    for name in _pools(prefix, names):
-        with contextlib.suppress(FileNotFoundError):
-            freed += free_dead(Segment.attach(name, prefix))
-    if freed:
-        yield OK, f"{freed} locks of {prefix} were still held by threads that died; they are free now", ""
-
-
-def _private_pool(prefix: str, names: list[str], pid: int, start: int) -> Found:
-    if identity.is_dead(pid, start) and not any(_is_used(name) for name in _pools(prefix, names)):
-        yield WARN, f"process {pid} died and left {len(names)} segments ({prefix}.*)", "wdkmutex-daemon sweep"
-
-
-def _boards(names: list[str]) -> Found:
-    """The segments on which waiters write down what they wait for."""
-    for name in (name for name in names if os.path.lexists(shm.FOLDER + name)):
-        owner = os.lstat(shm.FOLDER + name).st_uid
-        if owner != os.geteuid():
-            yield (
-                WARN,
-                f"{name} is owned by uid {owner}: locks work, but nobody is told who waits, nor of a deadlock",
-                f"have uid {owner} or root remove {shm.FOLDER}{name}",
-            )
-        elif not _is_used(name):
-            yield WARN, f"{name} is used by nobody", "wdkmutex-daemon sweep"
-
-
-def _is_used(name: str) -> bool:
-    """Whether a process has a segment of a private pool flocked, as all do that use it; its maker may well be dead."""
-    try:
-        fd = shm.open_segment(name)
-    except (FileNotFoundError, WdkMutexError):
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        fd.close()
-    return False
-
-
-def _instance_pool(prefix: str, names: list[str]) -> Found:
-    instance = prefix[len(user_prefix()) :]
-    start = f"wdkmutex-daemon start --instance {instance}"
-    pools = _pools(prefix, names)
-    orphans = _orphans(prefix, names)
-    if not pools:
-        if orphans:
-            yield (
-                WARN,
-                f"{len(orphans)} data segments of instance {instance} are left of dead processes",
-                f"{start}, then stop",
-            )
-        return
-    if orphans:
-        yield (
-            WARN,
-            f"{len(orphans)} data segments of instance {instance} belong to no mutex",
-            f"wdkmutex-daemon sweep --instance {instance}",
-        )
-    demo = _DEMO.match(instance)
-    if demo:
-        if identity.has_ended(int(demo[1])):
-            yield (
-                WARN,
-                f"a demo that was killed left instance {instance}",
-                f"wdkmutex-daemon destroy --yes --instance {instance}",
-            )
-        return
-    if _is_served(instance):
-        return
-    yield (
-        WARN,
-        f"instance {instance} has {len(names)} segments and no daemon: its mutexes work, their names are not found",
-        f"{start}; or free them: wdkmutex-daemon destroy --instance {instance}",
-    )
-
-
-def _is_served(instance: str) -> bool:
-    try:
-        connect(instance, timeout=2.0).close()
-    except (GrtIsNull, DaemonUnavailable):
-        return False
-    except WdkMutexError:
-        pass  # told under "daemons"
-    return True
-
-
-def _orphans(prefix: str, names: list[str]) -> list[str]:
-    """Data segments that no slot means and whose maker is dead."""
-    used: set[int] = set()
-    for name in _pools(prefix, names):
-        try:
-            used |= references(Segment.attach(name, prefix))
-        except FileNotFoundError:
-            continue
-    found = []
-    for name in names:
-        ident = data_ident(prefix, name)
-        if ident is not None and ident not in used and _maker_is_dead(name):
-            found.append(name)
-    return found
-
-
-def _maker_is_dead(name: str) -> bool:
-    try:
-        fd = shm.open_segment(name)
-    except (FileNotFoundError, WdkMutexError):
-        return False
-    try:
-        header = data.header_of(name, fd)
-    except LayoutMismatch:
-        return False
-    finally:
-        fd.close()
-    return identity.is_dead(header.creator_pid, header.creator_start)
-
-
 def _namespace() -> Found:
     inode = identity.pid_namespace()
     where = "the machine's own" if inode == _INITIAL_PID_NAMESPACE else "a container's"
-    yield OK, f"{inode}, {where}; mutexes are shared with processes in the same one only", ""
+    yield OK, f"{inode}, {where}; mutexes are shared with processes in the same one only (docs/containers.md)", ""
 
 
 def _library() -> Found:

@@ -178,10 +178,8 @@ class _Life:
                 if self._answers_elsewhere(prefix):
                     raise
                 if time.monotonic() >= deadline:
-                    pid = Pool.writer_of(prefix)
                     raise DaemonUnavailable(
-                        f"a daemon of instance {self.instance!r}, pid {pid}, lives but answers nowhere; end it: "
-                        f"kill -9 {pid} (no mutex is lost by that)",
+                        _silent(self.instance, Pool.writer_of(prefix), Pool.server_of(prefix)),
                         name=self.instance,
                         instance=self.instance,
                     ) from None
@@ -316,6 +314,25 @@ class _Life:
             if start_lock.try_acquire():  # nobody is starting a daemon: a starter that was killed left the file, if any
                 start_lock.release(remove=True)
         self._lock.release(remove=True)
+
+
+def _silent(instance: str, pid: int | None, server: tuple[int, str] | None) -> str:
+    """What to say of a daemon that has the pool and does not answer."""
+    if pid is None or server is None:
+        return (
+            f"another process allocates in the pool of instance {instance!r}, and it is not known which; see who has "
+            f"it open: fuser {shm.FOLDER}{instance_prefix(instance)}.p0"
+        )
+    if not os.path.exists(server[1]):
+        return (
+            f"a daemon of instance {instance!r}, pid {pid}, lives, but its socket {server[1]} is not there: it is of "
+            "another container or mount namespace, and both need one XDG_RUNTIME_DIR (docs/containers.md), or the "
+            f"socket was removed. Then end it: kill -9 {pid} (no mutex is lost by that)"
+        )
+    return (
+        f"a daemon of instance {instance!r}, pid {pid}, lives but answers nowhere; end it: kill -9 {pid} "
+        "(no mutex is lost by that)"
+    )
 
 
 def _raise_descriptor_limit() -> None:

@@ -129,7 +129,7 @@ def _count(
 @contextlib.contextmanager
 def _own_instance() -> Iterator[str]:
     """A Grt for this run alone. At the end nothing is left of it, its daemon neither."""
-    instance = f"demo-{os.getpid()}"
+    instance = f"demo-{os.getpid()}-{os.urandom(3).hex()}"  # a container may have a process of that number, too
     try:
         Grt.init(instance, autostart=True)
         yield instance
