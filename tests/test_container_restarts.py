@@ -11,7 +11,7 @@ from containers import Container, Raised, needs_namespaces, of_processes, pod
 from support import DEADLINE, remove_instance, segments
 
 from wdkmutex_shm import shm
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm._segment import HEADER_BYTES, LAYOUT, SLOT_BYTES
 
 __all__ = ["pod"]
 pytestmark = [pytest.mark.slow, needs_namespaces]
@@ -199,7 +199,7 @@ def test_while_somebody_alive_has_it_the_other_container_is_told_so(name: str) -
                 second.run(RECEIVE.format(instance=name))
             assert caught.value.kind == "OtherPidNamespace", caught.value
             assert "in use by processes of another container" in caught.value.text
-            assert "docs/containers.md" in caught.value.text
+            assert "docs/how-to/containers.md" in caught.value.text
             assert "kill" not in caught.value.text
         first.run("kept.drop_safe()")
         assert first.run("result = Grt.get_fast_mutex('held', str).peek()") == "not committed", "its daemon is revived"
@@ -213,7 +213,7 @@ def test_who_reaches_the_daemon_of_another_container_gets_no_mutex(name: str, ru
         with pytest.raises(Raised) as caught:
             second.run("Grt.get_fast_mutex('n', int)")
         assert caught.value.kind == "OtherPidNamespace"
-        assert "docs/containers.md" in caught.value.text
+        assert "docs/how-to/containers.md" in caught.value.text
         first.run("Grt.destroy()")
 
 
@@ -252,3 +252,59 @@ def test_the_command_line_says_so_too(name: str) -> None:
         assert "in use by processes of another container" in done.stderr
         first.kill()
     remove_instance(name)
+
+
+# --- doctor, and the recipe of docs/how-to/containers.md
+
+
+def _doctor(container: Container, name: str) -> list[tuple[str, str]]:
+    code = "from wdkmutex_daemon.leftovers import segments; result = [[f[1], f[2]] for f in segments()]"
+    return [(text, remedy) for text, remedy in container.run(code) if name in text]
+
+
+def test_doctor_advises_to_remove_only_what_nobody_uses(name: str) -> None:
+    with Container() as first, Container() as second:
+        first.run(BEGIN.format(instance=name))
+        ((text, remedy),) = _doctor(second, name)
+        assert "in use by processes of another container" in text
+        assert "rm " not in remedy
+        assert "WDKMUTEX_INSTANCE" in remedy
+        with open(shm.FOLDER + segments(name)[-1], "r+b") as file:  # a pool of another version, in use
+            file.seek(8)
+            file.write(b"\x63\0\0\0")
+        ((text, remedy),) = _doctor(second, name)
+        assert "layout is 99" in text
+        assert "rm " not in remedy
+        with open(shm.FOLDER + segments(name)[-1], "r+b") as file:
+            file.seek(8)
+            file.write(LAYOUT.to_bytes(4, sys.byteorder))
+        first.kill()
+        ((text, remedy),) = _doctor(second, name)
+        assert "left by a container that is gone" in text
+        assert f"wdkmutex-daemon start --instance {name}" in remedy
+
+
+def test_containers_that_share_a_pid_namespace_share_an_instance(name: str, runtime_base: str) -> None:
+    with (
+        Container(runtime=runtime_base) as both,
+        Container(runtime=runtime_base, inside=both) as web,
+        Container(runtime=runtime_base, inside=both) as worker,
+    ):
+        web.run(BEGIN.format(instance=name) + HOLD)
+        pid = web.run("import os; result = os.getpid()")
+        worker.run(RECEIVE.format(instance=name))
+        assert worker.run("held = Grt.get_fast_mutex('held', str); result = [held.owner.pid, held.owner.alive]") == [
+            pid,
+            True,
+        ]
+        web.run(
+            "import os, signal\nfrom wdkmutex_shm import session\n"
+            "os.kill(session.current().daemon['pid'], signal.SIGKILL)"
+        )
+        web.kill()
+        assert worker.run(
+            "with held.lock(10) as guard: result = [guard.value, guard.abandoned, guard.abandoned_by]"
+        ) == ["committed", True, pid]
+        with Container(runtime=runtime_base, inside=both) as again:
+            assert again.run(RECEIVE.format(instance=name)) == ["held", "large", "n"]
+            again.run("Grt.destroy()")

@@ -110,9 +110,14 @@ class Descriptor(int):
 
 def open_shared(str name not None, int flags):
     """shm_open(3), as posix_ipc has it. No Python code runs between the opening and the end."""
+    return owned(above(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd))
+
+
+def owned(int fd):
+    """Return the :class:`Descriptor` that ``fd`` is from now on."""
     cdef struct_stat status
-    cdef int fd = above(posix_ipc.SharedMemory(name, flags, mode=0o600, size=0).fd)
     descriptor = Descriptor(fd)
+    descriptor.file = None
     if fstat(fd, &status) != 0:
         raise OSError(errno, os.strerror(errno))
     descriptor.file = status.st_dev, status.st_ino

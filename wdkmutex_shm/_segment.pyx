@@ -264,7 +264,7 @@ cdef class Segment:
                 raise OtherPidNamespace(
                     f"shared memory segment {self.name} is of another container: {field} is {found!r} there and "
                     f"{expected!r} here, and who holds a lock there could not be told here; let the containers share one "
-                    "pid namespace (docs/containers.md), or give each an instance of its own (WDKMUTEX_INSTANCE)",
+                    "pid namespace (docs/how-to/containers.md), or give each an instance of its own (WDKMUTEX_INSTANCE)",
                     name=self.name, field=field, found=found, expected=expected)
         if header.slots > self.count:
             raise LayoutMismatch(

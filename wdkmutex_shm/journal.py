@@ -3,8 +3,8 @@
 A journal is named after the process that made it, so that a note in a slot, which holds that process's pid and start
 time, leads to it (with the pid namespace that the slot's segment belongs to). It is removed when its process ends;
 that of a killed process by whoever sweeps, once it is undecided (a note without a journal counts as undecided) or no
-slot has a note that leads to it any more. Its maker has it mapped, and with that a shared flock(2) on it, which tells those in
-other pid namespaces that it lives.
+slot has a note that leads to it any more. Its maker has it mapped, and with that a shared flock(2) on it, which tells
+those in other pid namespaces that it lives.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import _tenant, shm, use
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
-from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
+from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, pool_segment
 
 if TYPE_CHECKING:
@@ -203,10 +203,12 @@ class Pool:
 
         Raises:
             PagedPoolAllocFailed: no room for another segment; nothing has changed.
+            MutexDestroyed: the files of this pool were removed, and another has taken its place.
             SegmentRefused: another user has taken the name of the next segment; nothing has changed.
         """
         code, hashed, label = tag
         ident, length = data or (0, 0)
+        self._must_stand()
         if not self._free:
             self.reclaim()
         while True:
@@ -239,6 +241,7 @@ class Pool:
         Raises:
             PagedPoolAllocFailed: no room for all of them.
         """
+        self._must_stand()
         if len(self._free) < len(names):
             self.reclaim()
         while len(self._free) < len(names):
@@ -251,6 +254,14 @@ class Pool:
     def mapped(self, name: str) -> Segment:
         """Return the segment of the pool that has this name."""
         return self._by_name[name]
+
+    def _must_stand(self) -> None:
+        """Raise MutexDestroyed if another pool has taken the place of this one, whose files were removed."""
+        if self.segments and self.segments[0].destroyed:
+            raise MutexDestroyed(
+                f"the files of the pool {self.prefix} were removed, and its mutexes with them; try again in a moment",
+                name=self.prefix,
+            )
 
     def segment_of(self, ref: SlotRef) -> Segment:
         """Return the segment that a place allocated here is in."""

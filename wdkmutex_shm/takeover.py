@@ -34,8 +34,8 @@ def elsewhere(prefix: str) -> OtherPidNamespace | None:
         return OtherPidNamespace(
             f"instance {instance!r} is in use by processes of another container: its pool has {error.field} "
             f"{error.found!r}, ours is {error.expected!r}, and a mutex works among the processes of one pid namespace "
-            "only. Let the containers share one (docs/containers.md), end the other one, or give this one an instance "
-            "of its own (WDKMUTEX_INSTANCE)",
+            "only. Let the containers share one (docs/how-to/containers.md), end the other one, or give this one an "
+            "instance of its own (WDKMUTEX_INSTANCE)",
             name=name,
             field=error.field,
             found=error.found,

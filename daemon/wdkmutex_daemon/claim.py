@@ -6,15 +6,19 @@ job's) but only one ``/dev/shm``. So the daemon also claims the pool itself, by 
 
 from __future__ import annotations
 
+import logging
 import os
 
-from wdkmutex_shm import shm, takeover, use
+from wdkmutex_shm import removed, shm, takeover, use
 from wdkmutex_shm._segment import Segment
 from wdkmutex_shm.errors import DaemonError, OtherPidNamespace
 from wdkmutex_shm.names import pool_segment
 from wdkmutex_shm.pool import Pool
 
 __all__ = ["PoolClaim", "ServedAlreadyError"]
+
+
+log = logging.getLogger(__name__)
 
 
 class ServedAlreadyError(DaemonError):
@@ -37,7 +41,9 @@ class PoolClaim:
     def __enter__(self) -> Pool:
         try:
             self._lock()  # before anything in it is touched
-            takeover.take_over(self._prefix)
+            if takeover.take_over(self._prefix):
+                log.warning("took the pool %s over from a pid namespace in which nobody lives", self._prefix)
+            self._end_removed()
             try:
                 pool = Pool.open(self._prefix)
             except FileExistsError:
@@ -54,6 +60,18 @@ class PoolClaim:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _end_removed(self) -> None:
+        ended, missed = removed.end_removed(self._prefix)
+        if ended:
+            log.warning("ended %d mutexes of a pool whose files were removed: %s", ended, self._prefix)
+        for found in missed:
+            log.warning(
+                "process %d has the removed segment %s mapped, and has closed its descriptor: if it was removed by "
+                "hand or by a cleaner, and not by a destroy, that process is not told; end it",
+                found.pid,
+                found.name,
+            )
 
     def _lock(self) -> None:
         """Lock the first segment that there is now, if there is one."""

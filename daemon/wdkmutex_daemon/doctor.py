@@ -202,7 +202,11 @@ def _daemons() -> Found:
 def _namespace() -> Found:
     inode = identity.pid_namespace()
     where = "the machine's own" if inode == _INITIAL_PID_NAMESPACE else "a container's"
-    yield OK, f"{inode}, {where}; mutexes are shared with processes in the same one only (docs/containers.md)", ""
+    yield (
+        OK,
+        f"{inode}, {where}; mutexes are shared with processes in the same one only (docs/how-to/containers.md)",
+        "",
+    )
 
 
 def _library() -> Found:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from wdkmutex_shm import sweep
+from wdkmutex_shm import removed, sweep
 from wdkmutex_shm.pool import Pool
 
 from .chronicle import Chronicle
@@ -66,8 +66,13 @@ class Housekeeping:
         lost = self._lost()
         if lost is not None:
             # Nobody finds this daemon any more, and while it lives no other can take its place.
-            log.critical("%s was removed: this daemon ends, and the next one goes on from the segments", lost)
-            self._service.stop()
+            ended = removed.end_lost(self._pool)
+            log.critical(
+                "%s was removed: this daemon ends, and the next one goes on from the segments that are there%s",
+                lost,
+                f"; {ended} mutexes are gone with what was removed (RemoveIPC= in logind.conf(5)?)" if ended else "",
+            )
+            self._service.stop(lost=True)
             return
         pause = 0.0
         try:

@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 
-from wdkmutex_shm import data, identity, shm, use
+from wdkmutex_shm import data, identity, removed, shm, use
 from wdkmutex_shm._segment import LAYOUT, Segment
-from wdkmutex_shm._tenant import free_dead, references
+from wdkmutex_shm._tenant import free_dead, references, tenants
 from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
@@ -22,7 +22,7 @@ from wdkmutex_shm.errors import (
     SegmentRefused,
     WdkMutexError,
 )
-from wdkmutex_shm.names import data_ident, user_prefix
+from wdkmutex_shm.names import data_ident, pool_segment, user_prefix
 
 __all__ = ["FAIL", "OK", "WARN", "Found", "mib", "segments"]
 
@@ -64,8 +64,38 @@ def segments() -> Found:
         if private:
             yield from _private_pool(prefix, names, int(private[1]), int(private[2]))
         else:
+            yield from _missing(prefix, _pools(prefix, names))
             yield from _instance_pool(prefix, names)
+    yield from _removed()
     yield OK, f"{sum(map(len, groups.values()))} of ours, {mib(size)}", ""
+
+
+def _removed() -> Found:
+    """Pools whose files are gone, and that somebody still uses."""
+    for found in removed.mapped(user_prefix()):
+        segment = removed.segment_of(found)
+        if segment is None or segment.destroyed or not tenants(segment):
+            continue
+        instance = segment.prefix[len(user_prefix()) :]
+        yield (
+            WARN,
+            f"process {found.pid} has a segment of instance {instance} that was removed ({found.name}): nobody else "
+            "finds its mutexes",
+            f"wdkmutex-daemon start --instance {instance} (ends them: their handles raise MutexDestroyed); see "
+            "docs/how-to/cron-and-systemd.md on RemoveIPC",
+        )
+
+
+def _missing(prefix: str, pools: list[str]) -> Found:
+    """Segments of an instance that the numbers of the others say there must be."""
+    numbers = [int(name[len(prefix) + 2 :]) for name in pools if name[len(prefix) + 2 :].isdigit()]
+    for number in sorted(set(range(max(numbers, default=-1))) - set(numbers)):
+        instance = prefix[len(user_prefix()) :]
+        yield (
+            FAIL,
+            f"instance {instance}: {pool_segment(prefix, number)} was removed; names in it and behind it are lost",
+            f"wdkmutex-daemon restart --instance {instance} (goes on with those before it)",
+        )
 
 
 def _size_of(name: str) -> int:
@@ -116,7 +146,8 @@ def _foreign_pool(prefix: str, pools: list[str], error: OtherPidNamespace) -> tu
         return (
             WARN,
             f"instance {instance} is in use by processes of another container ({where})",
-            "let the containers share one pid namespace (docs/containers.md), or set WDKMUTEX_INSTANCE in one of them",
+            "let the containers share one pid namespace (docs/how-to/containers.md), or set WDKMUTEX_INSTANCE in one "
+            "of them",
         )
     return (
         WARN,

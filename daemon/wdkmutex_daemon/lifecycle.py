@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from wdkmutex_shm import paths, shm
+from wdkmutex_shm import paths, removed, shm
 from wdkmutex_shm.client import Client
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, RuntimeFolderRefused
 from wdkmutex_shm.lockfile import LockFile
@@ -59,7 +59,7 @@ def serve(instance: str, *, ready_fd: int | None = None, detach: bool = False) -
 
     Returns:
         0 when it has ended as it was told to, also when another daemon serves and ``ready_fd`` is given; 1 when a
-        detached one could not serve (the pipe and the log say why).
+        detached one could not serve (the pipe and the log say why), or when its socket or segments were removed.
 
     Raises:
         InvalidName: no instance can have that name.
@@ -80,7 +80,7 @@ def _live(instance: str, ready: _Ready, *, tells: bool, detach: bool) -> int:
         if detach:
             _to_log_file(paths.log_path(instance))
         set_up_log()
-        _Life(instance, ready).run()
+        return 0 if _Life(instance, ready).run() else 1
     except ServedAlreadyError as error:
         if not tells:
             raise
@@ -147,8 +147,8 @@ class _Life:
         self._path = paths.socket_path(instance)
         self._inode: tuple[int, int] | None = None  # of the socket's path, when we made it
 
-    def run(self) -> None:
-        """Serve until told to end."""
+    def run(self) -> bool:
+        """Serve until told to end. False if it ends because its files were removed, and another one should begin."""
         os.umask(0o077)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         _raise_descriptor_limit()
@@ -158,7 +158,7 @@ class _Life:
                 pool.set_server(os.getpid(), self._path)
                 loop = asyncio.SelectorEventLoop(EagerSelector())
                 try:
-                    loop.run_until_complete(self._serve(sock, Registry(pool, self.instance)))
+                    return loop.run_until_complete(self._serve(sock, Registry(pool, self.instance)))
                 finally:
                     loop.close()
         finally:
@@ -198,18 +198,18 @@ class _Life:
             probe.settimeout(1.0)
             return probe.connect_ex(server[1]) == 0
 
-    def _what_is_lost(self, segment: str, inode: tuple[int, int]) -> str | None:
-        """What was taken away from under this daemon, so that no client can come to it: its socket, or its pool."""
-        for path, expected in ((self._path, self._inode), (segment, inode)):
-            if expected is None:
-                continue
-            try:
-                found = os.lstat(path)
-            except FileNotFoundError:
-                return path
-            if (found.st_dev, found.st_ino) != expected:
-                return path
-        return None
+    def _what_is_lost(self, pool: Pool) -> str | None:
+        """What was taken away from under this daemon: its socket, by which it is reached, or some of its pool."""
+        segment = removed.lost(pool)
+        if segment is not None:
+            return shm.FOLDER + segment.name
+        if self._inode is None:
+            return None
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return self._path
+        return None if (found.st_dev, found.st_ino) == self._inode else self._path
 
     def _take_lock(self) -> None:
         """Be the only daemon of the instance; wait a little for one that is just ending."""
@@ -274,16 +274,15 @@ class _Life:
         log.info("removed the socket of a dead daemon: %s", self._path)
         os.unlink(self._path)
 
-    async def _serve(self, sock: socket.socket, registry: Registry) -> None:
+    async def _serve(self, sock: socket.socket, registry: Registry) -> bool:
+        """Serve until told to end; False if that was for want of its files."""
         loop = asyncio.get_running_loop()
         pool = registry.pool
         service = Service(self.instance, self._path, registry, lambda: sweep_now(pool), self._retire)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)
         door = Door(service, sock)
-        segment = shm.FOLDER + pool.segments[0].name
-        made = os.lstat(segment)
-        housekeeping = Housekeeping(service, pool, lambda: self._what_is_lost(segment, (made.st_dev, made.st_ino)))
+        housekeeping = Housekeeping(service, pool, lambda: self._what_is_lost(pool))
         gc.freeze()
         log.info("serves instance %r at %s: pid %d, %d names", self.instance, self._path, os.getpid(), len(registry))
         systemd.notify(f"READY=1\nSTATUS=serves instance {self.instance}")
@@ -298,6 +297,7 @@ class _Life:
         while service.connections and loop.time() < deadline:
             await asyncio.sleep(0.01)
         log.info("instance %r is not served any more", self.instance)
+        return not service.lost
 
     def _retire(self, gone: bool) -> None:
         """Give the place up: whoever looks finds no socket, and the next daemon gets the lock."""
@@ -326,8 +326,8 @@ def _silent(instance: str, pid: int | None, server: tuple[int, str] | None) -> s
     if not os.path.exists(server[1]):
         return (
             f"a daemon of instance {instance!r}, pid {pid}, lives, but its socket {server[1]} is not there: it is of "
-            "another container or mount namespace, and both need one XDG_RUNTIME_DIR (docs/containers.md), or the "
-            f"socket was removed. Then end it: kill -9 {pid} (no mutex is lost by that)"
+            "another container or mount namespace, and both need one XDG_RUNTIME_DIR (docs/how-to/containers.md), or "
+            f"the socket was removed. Then end it: kill -9 {pid} (no mutex is lost by that)"
         )
     return (
         f"a daemon of instance {instance!r}, pid {pid}, lives but answers nowhere; end it: kill -9 {pid} "

@@ -55,7 +55,7 @@ class Service:
 
     Attributes:
         epoch: a random number, one for each life of a daemon.
-        ended: set when the daemon is to end.
+        ended: set when the daemon is to end. lost: because files that it needs were removed.
         replies: the last numbered request of each client session, and the reply to it.
         snapshots: the lists of names that clients read.
         room: where connections receive what is sent to them, one at a time.
@@ -79,6 +79,7 @@ class Service:
         self.started = time.time()
         self.epoch = int.from_bytes(os.urandom(8), "big")
         self.ended = asyncio.Event()
+        self.lost = False
         self.connections: set[Connection] = set()
         self.replies: dict[int, tuple[int, bytes]] = {}
         self.snapshots = Snapshots(registry)
@@ -86,9 +87,10 @@ class Service:
         self._remembered = 0
         self._retire = retire
 
-    def stop(self, *, gone: bool = False) -> None:
-        """Begin to end. ``gone``: the instance was destroyed."""
+    def stop(self, *, gone: bool = False, lost: bool = False) -> None:
+        """Begin to end. ``gone``: the instance was destroyed. ``lost``: files that the daemon needs were removed."""
         if not self.ended.is_set():
+            self.lost = lost
             self.ended.set()
             self._retire(gone)
 
