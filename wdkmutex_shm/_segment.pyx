@@ -304,6 +304,14 @@ cdef class Segment:
         """The open file descriptor, or -1: none was kept, or it was closed by others."""
         return self.fd if self.is_open() else -1
 
+    def has_name(self):
+        """Whether its name still leads to this segment."""
+        try:
+            found = os.stat(shm.FOLDER + self.name)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
     @property
     def size_bytes(self):
         return self.size

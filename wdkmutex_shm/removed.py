@@ -135,7 +135,7 @@ def end_removed(prefix: str) -> tuple[int, list[Mapped]]:
 def lost(pool: Pool) -> Segment | None:
     """Return the first segment of a pool whose file was removed (or replaced), None if all are there."""
     for segment in pool.segments:
-        if not _is_there(segment):
+        if not segment.has_name():
             return segment
     return None
 
@@ -157,13 +157,6 @@ def end_lost(pool: Pool) -> int:
         for index in with_data:
             _tenant.reclaim(segment, index)
         with contextlib.suppress(OSError):
-            if _is_there(segment):
+            if segment.has_name():
                 shm.unlink(segment.name)
     return ended
-
-
-def _is_there(segment: Segment) -> bool:
-    try:
-        return os.path.samestat(os.stat(shm.FOLDER + segment.name), os.fstat(segment.descriptor))
-    except FileNotFoundError:
-        return False
