@@ -50,7 +50,10 @@ def mapped(prefix: str) -> Iterator[Mapped]:
     Not seen are processes in other pid namespaces, and those that the kernel lets nobody look into (prctl(2),
     PR_SET_DUMPABLE).
     """
-    device = os.stat(shm.FOLDER).st_dev
+    try:
+        device = os.stat(shm.FOLDER).st_dev
+    except FileNotFoundError:
+        return  # who makes a pool is told so
     uid = os.geteuid()
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
