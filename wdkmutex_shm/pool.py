@@ -389,17 +389,13 @@ class Pool:
 
     @staticmethod
     def writer_of(prefix: str) -> int | None:
-        """Return the pid of the living daemon that writes the pool (it has claimed segment 0), None if none does.
-
-        None also for one whose pid means nothing here, in another pid namespace.
-        """
+        """Return the pid of the living daemon that has claimed the pool, None if none has or its pid means nothing."""
         try:
             fd = shm.open_segment(pool_segment(prefix, 0))
         except FileNotFoundError:
             return None
         try:
-            server = Pool.server_of(prefix) if use.is_claimed(fd) else None
-            return server[0] if server is not None else None
+            return (Pool.server_of(prefix) or (None,))[0] if use.is_claimed(fd) else None
         finally:
             fd.close()
 
