@@ -40,5 +40,5 @@ nitpick_ignore_regex = [
     ("py:.*", "Mutex"),  # the base of KMutex and FastMutex, which is no public name
     # What the contexts of mp make has the documentation of multiprocessing.
     ("py:.*", "Barrier|BoundedSemaphore|Condition|Event|JoinableQueue|Queue|Semaphore|SimpleQueue"),
-    ("py:.*", r"wdkmutex_shm\.mp\.context\.\w+"),
+    ("py:.*", r"wdkmutex_shm\.mp\.(context|processes)\.\w+"),
 ]
