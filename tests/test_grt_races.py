@@ -15,7 +15,7 @@ import pytest
 from procs import Worker
 from support import DEADLINE, Fork, daemon_pid, gone, kill, wait_until
 
-from wdkmutex_shm import Grt, autostart, handles, loops, paths, protocol, session, shm, verbs, verbs_many
+from wdkmutex_shm import Grt, autostart, forks, handles, loops, paths, protocol, session, shm, verbs, verbs_many
 from wdkmutex_shm.client import Client, Reply
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
@@ -267,12 +267,12 @@ def test_a_daemon_that_comes_between_the_look_and_the_lock(instance: str, monkey
     assert Grt.names() == []
 
 
-def test_a_child_of_a_fork_that_python_does_not_know_of(grt: str) -> None:
-    """It notices by its pid that the connection is another process's, and makes its own."""
+def test_a_child_of_a_fork_that_python_does_not_know_of(grt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It notices that the connection is another process's, and makes its own."""
     client = session.current()
     shared, number = client._socket, client._session
     assert shared is not None
-    client._pid = 1  # as after a clone(2) of its own
+    monkeypatch.setattr(forks, "_settled", -1)  # as after a fork(2) by C
     assert client.call("names")["names"] == []
     assert client._session != number
     assert client._socket is not shared
