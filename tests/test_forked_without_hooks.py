@@ -180,7 +180,7 @@ def test_it_has_a_journal_of_its_own() -> None:
         with lock_all(a, b) as (one, two):
             one.value += 1
             two.value += 1
-        name = journal.name_of(journal._note_of(*identity.me()), shm_user())
+        name = journal.name_of(journal._note_of(*identity.me()), shm_user(), identity.pid_namespace())
         return os.path.exists(shm.FOLDER + name)
 
     assert publish()
