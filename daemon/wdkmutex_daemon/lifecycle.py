@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from wdkmutex_shm import paths, removed, shm
 from wdkmutex_shm.client import Client
-from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, RuntimeFolderRefused
+from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, OtherPidNamespace, RuntimeFolderRefused
 from wdkmutex_shm.lockfile import LockFile
 from wdkmutex_shm.names import check_instance, instance_prefix
 from wdkmutex_shm.pool import Pool
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _LOCK_SECONDS = 5.0
+_ELSEWHERE_SECONDS = 1.0
 _LAST_REPLIES_SECONDS = 1.0
 _DESCRIPTORS = 1 << 16
 
@@ -168,12 +169,18 @@ class _Life:
     def _claimed_pool(self) -> Iterator[Pool]:
         """The pool, once no other daemon writes it; one that cannot be reached any more notices that and ends."""
         prefix = instance_prefix(self.instance)
-        deadline = time.monotonic() + _LOCK_SECONDS
+        begun = time.monotonic()
+        deadline = begun + _LOCK_SECONDS
         while True:
             try:
                 claim = PoolClaim(prefix)
                 pool = claim.__enter__()
                 break
+            except OtherPidNamespace:
+                # They may just be ending, or another of our namespace is taking the pool over and has not done yet.
+                if time.monotonic() >= begun + _ELSEWHERE_SECONDS:
+                    raise
+                time.sleep(0.05)
             except ServedAlreadyError:
                 if self._answers_elsewhere(prefix):
                     raise
