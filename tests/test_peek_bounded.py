@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import time
 from typing import Any
 
 import pytest
+from procs import Child, Line
 from support import Fork
 
-from wdkmutex_shm import FastMutex, KMutex, raise_irql
+from wdkmutex_shm import FastMutex, KMutex, PagedPoolAllocFailed, raise_irql, shm
 
 
 @pytest.mark.slow
@@ -76,3 +79,39 @@ def test_a_large_t_is_not_mapped_and_unmapped_at_each_peek() -> None:
         return min(taken)
 
     assert best(mutex.peek) < 2.5 * best(read)
+
+
+def test_no_descriptor_is_free_while_the_lock_is_had_for_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be opened then was taken for gone: MutexDamaged."""
+    mutex = FastMutex(b"x" * 20_000)
+
+    def commit(line: Line) -> None:
+        for size in itertools.cycle((20_000, 800_000, 800_000, 20_000)):  # a new data segment each time
+            line.hear()
+            mutex.replace(b"x" * size)
+            line.say()
+
+    tries = 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Child(commit) as child:
+
+        def open_segment(name: str) -> int:
+            nonlocal tries
+            fd = opens(name)
+            child.say()
+            child.hear()
+            tries += 1
+            if tries == 64:  # _peek.LOCK_FREE
+                resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            return fd
+
+        opens = shm.open_segment
+        monkeypatch.setattr(shm, "open_segment", open_segment)
+        try:
+            with pytest.raises(PagedPoolAllocFailed, match="open files"):
+                mutex.peek()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            monkeypatch.undo()
+    assert tries == 64
+    assert len(mutex.replace(b"")) > 1

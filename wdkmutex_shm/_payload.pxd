@@ -25,6 +25,7 @@ cdef int gone(Segment segment, wdkm_slot *slot) except -1
 # For anyone: MutexDamaged; a data segment as it is mapped here, to be used before any Python code runs, FileNotFoundError when it
 # is gone; how many bytes of T it has room for.
 cdef int broken(Segment segment, wdkm_slot *slot, str what) except -1
+cdef bint is_mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) noexcept
 cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL
 cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept
 # Raises NotOwned in a child that a signal handler forked since the thread had this serial.

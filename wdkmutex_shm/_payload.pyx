@@ -129,6 +129,12 @@ cdef uint64_t capacity(const wdkm_mapping *mapping) noexcept:
     return room
 
 
+cdef bint is_mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) noexcept:
+    """Whether mapped() needs no Python code to have the data segment `ident` mapped."""
+    cdef wdkm_mapping *maps = segment.local[index].maps
+    return maps != NULL and maps[buffer].base != NULL and maps[buffer].id == ident
+
+
 cdef wdkm_mapping *mapped(Segment segment, Py_ssize_t index, int buffer, uint64_t ident) except NULL:
     """Have the data segment `ident` mapped; to be used at once, see install(). FileNotFoundError when it is gone."""
     cdef wdkm_mapping *mapping = mapping_of(segment, index, buffer)

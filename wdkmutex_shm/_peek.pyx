@@ -17,7 +17,7 @@ from libc.string cimport memcpy
 
 from ._codec cimport T_BYTES, T_STR, Codec, wdkm_get16, wdkm_get32
 from ._lock cimport EXPIRED, serve, settle
-from ._payload cimport broken, capacity, gone, mapped
+from ._payload cimport broken, capacity, gone, is_mapped, mapped
 from ._segment cimport Segment
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_INLINE, WDKM_NOTE, WDKM_UNSETTLED, EBUSY, EDEADLK, pthread_mutex_trylock,
                      wdkm_add32, wdkm_fence_acquire, wdkm_load32, wdkm_load64, wdkm_lock_word, wdkm_mapping, wdkm_pause,
@@ -78,7 +78,7 @@ cdef object copy_data(Segment segment, int code, Py_ssize_t index, int buffer, u
     else:
         target = PyBytes_FromStringAndSize(NULL, size - found.skip)
         body = <unsigned char *>PyBytes_AS_STRING(target)
-    if not holding and size < PUNCH:
+    if size < PUNCH and (not holding or is_mapped(segment, index, buffer, ident)):
         try:
             mapping = mapped(segment, index, buffer, ident)
         except FileNotFoundError:
@@ -144,9 +144,12 @@ cdef object insist(Segment segment, Py_ssize_t index, uint64_t generation, int c
         while True:
             if lock_now(segment, index, generation):
                 try:
-                    return copy(segment, index, code, found, True, &whole)
+                    raw = copy(segment, index, code, found, True, &whole)
                 finally:
                     wdkm_unlock(slot)
+                if raw is not None or found.size <= WDKM_INLINE:
+                    return raw
+            # Also where there was no T to be had with the lock: this one says why, as for want of a descriptor.
             raw = copy(segment, index, code, found, False, &whole)
             if whole:
                 return raw
