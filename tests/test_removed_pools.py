@@ -16,8 +16,8 @@ from support import DEADLINE, Fork, daemon_pid, gone, kill_daemon, segments, wai
 from wdkmutex_daemon.leftovers import FAIL, WARN
 from wdkmutex_daemon.leftovers import segments as findings
 
-from wdkmutex_shm import CriticalSection, FastMutex, Grt, MutexDestroyed, paths, session, shm
-from wdkmutex_shm.names import instance_prefix
+from wdkmutex_shm import CriticalSection, FastMutex, Grt, MutexDestroyed, data, paths, session, shm, sweep
+from wdkmutex_shm.names import data_segment, instance_prefix
 from wdkmutex_shm.pool import Pool
 
 pytestmark = pytest.mark.slow  # daemons are started in each of them
@@ -78,6 +78,24 @@ def _wait(section: CriticalSection) -> str:
     except MutexDestroyed as error:
         return type(error).__name__
     return "acquired"
+
+
+def test_a_removed_pool_leaves_the_next_one_alone() -> None:
+    """Its daemon may have been stopped, and goes on with what it was asked before."""
+    prefix = instance_prefix(f"t{os.getpid()}-replaced")
+    old = Pool.open(prefix)
+    shm.unlink(old.segments[0].name)
+    new = Pool.open(prefix)
+    with Fork(lambda: data.create(prefix, b"x" * 1000)) as maker:
+        name = data_segment(prefix, maker.result())
+    try:
+        assert sweep.orphan_data(old) == []
+        old.destroy()
+        assert shm.listing(prefix) == [name, new.segments[0].name]
+        assert sweep.orphan_data(new) == [name]
+    finally:
+        new.destroy()
+    assert shm.listing(prefix) == []
 
 
 def test_who_has_a_pool_that_nobody_watched_is_told_before_there_is_another(grt: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _tenant, shm, use
+from . import _tenant, removed, shm, use
 from ._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from .errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, pool_segment
@@ -372,7 +372,9 @@ class Pool:
             self.trim(segment)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]
-        for name in (*left, *(segment.name for segment in reversed(self.segments))):
+        if removed.is_replaced(self):
+            left = []
+        for name in (*left, *(segment.name for segment in reversed(self.segments) if segment.has_name())):
             # A name that cannot be removed has been put there by somebody else. It must not keep the rest.
             with contextlib.suppress(OSError):
                 shm.unlink(name)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Set
 
-from . import _board, data, identity, journal, shm, use
+from . import _board, data, identity, journal, removed, shm, use
 from ._segment import LAYOUT, Segment, attached_segments
 from .errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from .names import data_ident, private_prefix, user_prefix
@@ -188,7 +188,7 @@ def orphan_data(pool: Pool, known: Set[int] = frozenset()) -> list[str]:
         for name in shm.listing(pool.prefix + ".d")
         if (ident := data_ident(pool.prefix, name)) is not None and ident not in known and _maker_is_dead(name)
     ]
-    if not dead:
+    if not dead or removed.is_replaced(pool):
         return []
     references = pool.references()  # once their makers are dead, nobody can give these to a mutex any more
     return [name for ident, name in dead if ident not in references and shm.unlink(name)]
