@@ -15,7 +15,7 @@ from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-from posix.stat cimport fstat, struct_stat
+from posix.stat cimport fstat, stat, struct_stat
 from posix.unistd cimport close
 from posix.mman cimport (MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap,
                          munmap)
@@ -306,11 +306,13 @@ cdef class Segment:
 
     def has_name(self):
         """Whether its name still leads to this segment."""
-        try:
-            found = os.stat(shm.FOLDER + self.name)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+        cdef struct_stat found
+        cdef bytes path = (shm.FOLDER + self.name).encode()
+        if stat(path, &found) != 0:
+            if errno == ENOENT:
+                return False
+            raise OSError(errno, os.strerror(errno), shm.FOLDER + self.name)
+        return found.st_dev == self.device and found.st_ino == self.inode
 
     @property
     def size_bytes(self):

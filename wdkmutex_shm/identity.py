@@ -24,7 +24,18 @@ from . import _alive
 from .errors import KernelUnsupported
 from .forks import in_child, settle
 
-__all__ = ["Identity", "boot_id", "command_of", "has_ended", "image", "is_dead", "me", "pid_namespace", "start_time"]
+__all__ = [
+    "Identity",
+    "boot_id",
+    "command_of",
+    "has_ended",
+    "image",
+    "is_dead",
+    "me",
+    "pid_namespace",
+    "renew_image",
+    "start_time",
+]
 
 
 class Identity(NamedTuple):
@@ -89,6 +100,12 @@ def image() -> int:
 
 
 in_child(_images.clear)
+
+
+def renew_image() -> None:
+    """Have :func:`image` return another number from now on: what was named after this one is gone."""
+    _images.pop(os.getpid(), None)
+
 
 _mine: Identity | None = None
 _is_stale = False

@@ -71,11 +71,17 @@ _pools: dict[tuple[int, int], PrivatePool] = {}
 def the_pool() -> PrivatePool:
     """Return this process's private pool; it has no segment yet when it is new.
 
-    A process that changes its user begins another: segments of the old one's name are not its own to make.
+    A process that changes its user begins another: segments of the old one's name are not its own to make. So does one
+    whose pool's files were removed (by a cleaner, say): no other process would find what is made there.
     """
     settle()
     me = os.getpid(), os.geteuid()
     pool = _pools.get(me)
+    if pool is not None and pool.segments and not pool.segments[0].has_name():
+        if _pools.get(me) is pool:
+            _pools.pop(me, None)
+            identity.renew_image()
+        pool = None
     if pool is None:
         from . import sweep
 
