@@ -26,7 +26,6 @@ def test_what_is_made_afterwards_is_found_by_others() -> None:
         said = subprocess.check_output([sys.executable, "-c", words], text=True, timeout=DEADLINE)
         assert said == "3\n"
         values = [before.peek(), after.peek()]
-        del before, after
         close()
         return values, [*shm.listing(prefix + "."), *shm.listing(the_pool().prefix + ".")]
 
