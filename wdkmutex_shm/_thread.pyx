@@ -19,6 +19,7 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
+    #include <sys/stat.h>
     #include <sys/types.h>
     #include <sys/auxv.h>
     #include "dead.h"
@@ -27,13 +28,19 @@ cdef extern from *:
     static uint64_t wdkm_epoch = 1; /* raised by each fork, in the child */
     static uint64_t wdkm_forks = 0; /* raised by each fork, on both sides */
     static uint64_t wdkm_threads = 0;
+    static uint64_t wdkm_home = 0; /* the pid namespace in which this module was loaded; see dead.h */
 
+    static uint64_t wdkm_namespace(void) {
+        struct stat status;
+        return stat("/proc/self/ns/pid", &status) ? 0 : status.st_ino;
+    }
     static wdkm_thread *wdkm_setup(void) {
         pid_t tid = (pid_t)syscall(SYS_gettid);
         int error = errno;
         char state;
         uint64_t began = 0;
         if (!wdkm_starts_compare() || wdkm_life("/proc/thread-self/stat", &state, &began)) began = 0;
+        if (wdkm_home && wdkm_namespace() != wdkm_home) began = WDKM_ELSEWHERE;
         errno = error;
         wdkm_me.owner = (uint64_t)(uint32_t)getpid() << 32 | (uint32_t)tid;
         wdkm_me.word = wdkm_held_word(wdkm_me.owner, began, *(unsigned char *)getauxval(AT_RANDOM)); /* exec changes that */
@@ -51,7 +58,10 @@ cdef extern from *:
         wdkm_me.serial = 0;
         wdkm_me.fast_held = 0; /* the parent's thread holds them, not this one */
     }
-    static int wdkm_watch_forks(void) { return pthread_atfork(NULL, wdkm_forked_parent, wdkm_forked_child); }
+    static int wdkm_watch_forks(void) {
+        wdkm_home = wdkm_namespace();
+        return pthread_atfork(NULL, wdkm_forked_parent, wdkm_forked_child);
+    }
     static inline uint64_t wdkm_current_epoch(void) { return wdkm_epoch; }
     static inline uint64_t wdkm_fork_count(void) { return wdkm_forks; }
     """

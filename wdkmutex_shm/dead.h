@@ -12,7 +12,10 @@
  *   the one that locked
  *   this thread has the id, and did not write itself down      it does so before any of its Python code can run
  *
- * A process that cannot be seen, of a hidden /proc or another user's, is alive.
+ * A process that cannot be seen, of a hidden /proc or another user's, is alive. So is whoever is of another pid namespace: a child
+ * may be forked into one, with all mappings. Thread ids mean something else there, so it has WDKM_ELSEWHERE for its beginning, and
+ * neither concludes anything nor is concluded about. Until a holder has written itself down, any may be of another one: hence
+ * nothing is concluded of the id alone, or only after a second look.
  *
  * The third one needs care: the word's thread may be a new one that has just taken the lock over from a dead thread of the
  * same id, and is about to write itself down. Between the two it makes no system call, and glibc marks the mutex as
@@ -41,7 +44,7 @@ static int wdkm_life(const char *path, char *state, uint64_t *start) {
     if (!at || sscanf(at + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", state,
                       &ticks) != 2)
         return -1;
-    *start = ticks % 0xffff + 1;
+    *start = ticks % (WDKM_ELSEWHERE - 1) + 1;
     return 0;
 }
 
@@ -87,14 +90,17 @@ static int wdkm_holder_dead(const wdkm_slot *s, uint32_t word, uint64_t held_by,
     char path[64], state;
     uint64_t start, began = wdkm_began(held_by);
     if (tid == 0 || tid == (pid_t)wdkm_holder_tid(me->word)) return 0;
+    if (began == WDKM_ELSEWHERE || wdkm_began(me->word) == WDKM_ELSEWHERE) return 0;
+    if (wdkm_holder_tid(held_by) != (uint32_t)tid && how != WDKM_SECOND) return 0;
     if (kill(tid, 0) && errno == ESRCH) return 1;
     if (how == WDKM_GLANCE) return 0;
     snprintf(path, sizeof path, "/proc/%d/task/%d/stat", (int)tid, (int)tid);
     if (!wdkm_starts_compare() || wdkm_life(path, &state, &start)) return wdkm_process_ended(tid);
     if (state == 'Z' || state == 'X') return 1;
     if (began == 0 || start == began || wdkm_holder_tid(held_by) != (uint32_t)tid) return 0;
-    return (state == 'S' || how == WDKM_SECOND) && __atomic_load_n(&s->mutex.__data.__owner, __ATOMIC_RELAXED) == tid &&
-           wdkm_began_then(me);
+    if ((state != 'S' && how != WDKM_SECOND) || !wdkm_began_then(me)) return 0;
+    /* Last, since files were read meanwhile. */
+    return __atomic_load_n(&s->mutex.__data.__owner, __ATOMIC_ACQUIRE) == tid;
 }
 
 /* As the kernel does for a thread that ends (handle_futex_death). 1 if the lock was in the hands of the dead, and is not. */
@@ -159,7 +165,7 @@ static __attribute__((noinline, cold)) int wdkm_free_predecessor(wdkm_slot *s, c
     uint32_t word = wdkm_lock_word(s);
     uint64_t held_by = wdkm_load64(&s->held_by);
     if ((word & FUTEX_TID_MASK) != wdkm_holder_tid(me->word) || wdkm_holder_tid(held_by) != wdkm_holder_tid(me->word) ||
-        held_by == me->word)
+        held_by == me->word || wdkm_began(held_by) == WDKM_ELSEWHERE || wdkm_began(me->word) == WDKM_ELSEWHERE)
         return 0;
     return wdkm_bury(s, word);
 }

@@ -212,8 +212,10 @@ static inline void wdkm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQ
 static inline void wdkm_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 /* Who holds a slot, as `held_by` says: pid << 32 | thread id. Neither is above 2**22 (PID_MAX_LIMIT), so each half has ten bits
- * more. They tell a thread from a later one with the same ids: 16 of them when it began (0: unknown), 4 which program it runs.
+ * more. They tell a thread from a later one with the same ids: 16 of them when it began (0: unknown; WDKM_ELSEWHERE: its ids are
+ * of another pid namespace than those that its segments are of), 4 which program it runs.
  */
+#define WDKM_ELSEWHERE 0xffffu
 #define WDKM_IDS UINT64_C(0x003fffff003fffff)
 static inline uint64_t wdkm_held_word(uint64_t owner, uint64_t began, uint64_t program) {
     uint64_t more = (program & 15) << 16 | (began & 0xffff);
