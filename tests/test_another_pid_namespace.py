@@ -1,5 +1,5 @@
-"""A child that was forked into another pid namespace with the mutexes of its parent: thread ids mean something else there, and
-nobody is taken for dead for that."""
+"""A child that was forked into another pid namespace with the mutexes of its parent: thread ids mean something else
+there, and nobody is taken for dead for that."""
 
 from __future__ import annotations
 
