@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from procs import Child, Line
 from support import DEADLINE, Fork, daemon_pid, gone, kill_daemon, segments, wait_until
+from wdkmutex_daemon import housekeeping
 from wdkmutex_daemon.leftovers import FAIL, WARN
 from wdkmutex_daemon.leftovers import segments as findings
 
@@ -96,6 +100,36 @@ def test_a_removed_pool_leaves_the_next_one_alone() -> None:
     finally:
         new.destroy()
     assert shm.listing(prefix) == []
+
+
+@pytest.mark.parametrize("where", ["looking", "ending"])
+def test_what_goes_wrong_in_noticing_it_keeps_the_daemon_neither_from_its_rounds_nor_from_its_end(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def lost() -> str | None:
+        told.append("looked")
+        if where == "ending":
+            return "the socket"
+        if len(told) == 1:
+            raise PermissionError(13, "/dev/shm is closed for a moment")
+        return None
+
+    def no_end(pool: Pool) -> int:
+        raise OSError(5, "it cannot be ended")
+
+    async def serve() -> None:
+        done = asyncio.Event()
+        service: Any = SimpleNamespace(instance="t", end_stalled=done.set, stop=lambda *, lost: done.set())
+        work = housekeeping.Housekeeping(service, Pool("/wdkm.none"), lost)
+        await asyncio.wait_for(done.wait(), DEADLINE)
+        work.stop()
+
+    monkeypatch.setattr(housekeeping, "_EVERY", 0.001)
+    monkeypatch.setattr(housekeeping.removed, "end_lost", no_end)
+    asyncio.run(serve())
+    assert told
 
 
 def test_who_has_a_pool_that_nobody_watched_is_told_before_there_is_another(grt: str) -> None:

@@ -63,19 +63,12 @@ class Housekeeping:
     def _step(self, steps: Iterator[None]) -> None:
         """Go one step further in a round, or begin the next one."""
         begun = time.monotonic()
-        lost = self._lost()
-        if lost is not None:
-            # Nobody finds this daemon any more, and while it lives no other can take its place.
-            ended = removed.end_lost(self._pool)
-            log.critical(
-                "%s was removed: this daemon ends, and the next one goes on from the segments that are there%s",
-                lost,
-                f"; {ended} mutexes are gone with what was removed (RemoveIPC= in logind.conf(5)?)" if ended else "",
-            )
-            self._service.stop(lost=True)
-            return
         pause = 0.0
         try:
+            lost = self._lost()
+            if lost is not None:
+                self._end(lost)
+                return
             next(steps)
         except StopIteration:
             steps, pause = self._round(), _EVERY
@@ -83,6 +76,18 @@ class Housekeeping:
             log.exception("housekeeping failed; it is tried again")
             steps, pause = self._round(), _EVERY
         self._timer = self._next(steps, max(pause, (time.monotonic() - begun) / _SHARE))
+
+    def _end(self, lost: str) -> None:
+        """End: nobody finds this daemon any more, and while it lives no other can take its place."""
+        try:
+            ended = removed.end_lost(self._pool)
+            log.critical(
+                "%s was removed: this daemon ends, and the next one goes on from the segments that are there%s",
+                lost,
+                f"; {ended} mutexes are gone with what was removed (RemoveIPC= in logind.conf(5)?)" if ended else "",
+            )
+        finally:
+            self._service.stop(lost=True)
 
     def _round(self) -> Iterator[None]:
         """One round, step by step."""
