@@ -10,11 +10,12 @@ import sys
 from typing import Any
 
 import pytest
-from journals import COMMIT_AT, COUNT, NEW, OLD, PENDING_AT, STEPS, die_after, word
+from journals import COMMIT_AT, COUNT, NEW, OLD, PENDING_AT, STEPS, die_after, journal_of, word
 from procs import Child, Line, Worker, wait_until
 
 from wdkmutex_shm import (
     Grt,
+    KMutex,
     LockTimeout,
     PagedPoolAllocFailed,
     _journal,
@@ -283,3 +284,36 @@ def test_the_names_of_journals() -> None:
         assert name == f"/wdkm.0.@4194303.{2**40 - 1}.effffffc.j"
     assert journal.user_of("/wdkm.1000.@1.2.3") == "/wdkm.1000."
     assert journal.user_of("/wdkm.1000.default") == "/wdkm.1000."
+
+
+def _publish(line: Line, mutexes: list[Any]) -> None:
+    for _ in range(300):
+        with lock_all(*mutexes) as guards:
+            for guard in guards:
+                guard.value += 1
+    line.say()
+    line.hear()
+    for other in [KMutex(1), KMutex(2)], mutexes:
+        with lock_all(*other) as guards:
+            for guard in guards:
+                guard.value += 1
+    line.say()
+    line.hear()
+    for _ in range(300):
+        with lock_all(*mutexes) as guards:
+            for guard in guards:
+                guard.value += 1
+    line.say()
+    line.hear()
+
+
+def test_a_journal_that_was_removed_is_made_anew() -> None:
+    """By a cleaner, say: without it what a killed process was publishing would be published in part."""
+    mutexes: list[Any] = [KMutex(0), KMutex(0)]
+    with Child(_publish, mutexes) as child:
+        for _ in range(3):
+            child.hear()
+            name = journal_of(child.pid)
+            assert shm.unlink(name), "in another pool at once, in the same one after a while"
+            child.say()
+    assert [mutex.peek() for mutex in mutexes] == [601, 601]

@@ -8,10 +8,10 @@ makes its own.
 
 import os
 
-from libc.errno cimport errno
+from libc.errno cimport ENOENT, errno
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
-from posix.unistd cimport close
+from posix.stat cimport fstat, stat, struct_stat
 
 from ._handle cimport Handle
 from ._payload cimport not_in_child
@@ -20,7 +20,7 @@ from ._slot cimport (WDKM_JOURNAL_MAGIC, WDKM_LAYOUT, WDKM_NOTE, WDKM_NOTE_COMMI
                      wdkm_journal, wdkm_load32, wdkm_load64, wdkm_lock_word, wdkm_planted, wdkm_slot, wdkm_store64,
                      wdkm_word_abandoned)
 from ._thread cimport fork_count, thread_state
-from . import journal as journals
+from . import identity, journal as journals, shm
 from ._thread import times_forked
 
 cdef extern from "slot.h":
@@ -41,12 +41,28 @@ cdef uint64_t forks_seen = 0
 cdef object maker = None        # the process that made it
 cdef object user = ""           # what the names of its user's segments begin with
 cdef object known_prefix = None # of the pool that was asked about last
+cdef object path = None         # where it is to be found, and which file that is
+cdef unsigned long long device = 0, inode = 0
+cdef unsigned int asked = 0     # how often it was asked for
+
+cdef enum:
+    LOOK_EVERY = 256
 
 
 cdef int journal_for(Segment segment) except -1:
-    if mine != NULL and forks_seen == fork_count() and segment.prefix is known_prefix:
+    global asked
+    asked += 1
+    if mine != NULL and forks_seen == fork_count() and segment.prefix is known_prefix and asked % LOOK_EVERY:
         return 0
     return look_closer(segment)
+
+
+cdef bint has_lost_its_name() except -1:
+    """Whether somebody has removed the journal: whoever comes for it when we are dead would find nothing decided."""
+    cdef struct_stat found
+    if stat(<bytes>path, &found) != 0:
+        return errno == ENOENT
+    return found.st_dev != device or found.st_ino != inode
 
 
 cdef object me_now():
@@ -55,7 +71,7 @@ cdef object me_now():
 
 cdef int look_closer(Segment segment) except -1:
     global forks_seen, known_prefix
-    if mine == NULL or maker != me_now() or not segment.prefix.startswith(user):
+    if mine == NULL or maker != me_now() or not segment.prefix.startswith(user) or has_lost_its_name():
         make(segment)
     forks_seen = fork_count()
     known_prefix = segment.prefix
@@ -63,15 +79,19 @@ cdef int look_closer(Segment segment) except -1:
 
 
 cdef int make(Segment segment) except -1:
-    global mine, my_note, maker, user
+    global mine, my_note, maker, user, path, device, inode
+    cdef struct_stat status
     cdef void *base
     cdef int fd, code
     forget_journal()
     prefix = journals.user_of(segment.prefix)
     note, file = journals.make(prefix)
+    path = (shm.FOLDER + journals.name_of(note, prefix, identity.pid_namespace())).encode()
     fd = file
     base = mmap(NULL, sizeof(wdkm_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     code = errno
+    if fstat(fd, &status) == 0:
+        device, inode = status.st_dev, status.st_ino
     if base != MAP_FAILED and lock_memory and mlock(base, sizeof(wdkm_journal)) != 0:
         code = errno
         munmap(base, sizeof(wdkm_journal))
