@@ -159,6 +159,7 @@ cdef int take_free(wdkm_slot *slot, bint overdue) noexcept nogil:
         return EBUSY
     code = pthread_mutex_trylock(&slot.mutex)
     if (code == 0 or code == EOWNERDEAD) and wdkm_starving(slot) != 0:
+        wdkm_others_may_sleep(slot)  # and were not woken, perhaps, because who was is dead or stopped
         wdkm_keep32(&slot.starving, WDKM_UNSETTLED)
         wdkm_futex_wake_all(&slot.starving)
     return code
@@ -244,10 +245,10 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 return ETIMEDOUT
             PyErr_CheckSignals()
             me = thread_state()  # a signal handler may have forked
+            wdkm_look(slot, me, now - start, &dead_looks)
             if now < look:
                 continue
             held_since(slot)  # so that whoever asks knows since when
-            wdkm_look(slot, me, now - start, &dead_looks)
             if not starving:
                 starving = True
                 wdkm_add32(&slot.starving, 1)

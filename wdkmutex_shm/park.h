@@ -12,7 +12,8 @@
  *   - who goes to sleep sets the bit, and sleeps only while the word is what it then was;
  *   - who was woken takes the lock or sets the bit in the word of the one who was faster, whatever it does after that;
  *   - who has slept and takes the lock sets the bit in its own word, for others may sleep, and trylock does not know;
- *   - who finds the tenancy at an end clears the bit and wakes everybody, so that whoever is about to sleep does not.
+ *   - who finds the tenancy at an end clears the bit and wakes everybody, so that whoever is about to sleep does not;
+ *   - who takes a free lock past starving waiters that did not come for it sets the bit as well: their wake may be lost.
  *
  * A process that is killed after it was woken and before it did its part loses the wake. While the lock is free then, the kernel
  * wakes the next one, because the mutex is in the thread's list_op_pending. Where a newcomer has taken it meanwhile, and where
