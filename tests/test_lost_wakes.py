@@ -1,4 +1,4 @@
-"""A waiter that was woken and is dead or stopped has taken the wake of the others along: who passes it by wakes the next."""
+"""A waiter that was woken and is dead or stopped has the wake of the others: who passes it by wakes the next."""
 
 from __future__ import annotations
 
