@@ -31,6 +31,7 @@ MODULES = [
     "_together",
     "_several",
     "_watch",
+    "_any",
     "_swap",
     "_attach",
     "_own",
@@ -44,7 +45,9 @@ MODULES = [
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
-COLD |= {"_alive", "_apart", "_own", "_robust"}
+COLD |= {"_any", "_alive", "_apart", "_own", "_robust"}
+
+HEADERS = ("slot", "scalar", "planted", "board", "alive", "dead", "park", "park_any")
 
 DIRECTIVES = {
     "language_level": "3",
@@ -88,7 +91,7 @@ setup(
         Extension(
             f"wdkmutex_shm.{name}",
             [f"wdkmutex_shm/{name}.pyx"],
-            depends=[f"wdkmutex_shm/{header}.h" for header in ("slot", "scalar", "planted", "board", "alive", "dead")],
+            depends=[f"wdkmutex_shm/{header}.h" for header in HEADERS],
             include_dirs=["wdkmutex_shm"],
             define_macros=macros,
             extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],

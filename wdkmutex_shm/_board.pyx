@@ -66,6 +66,7 @@ cdef extern from "board.h":
     void wdkm_board_unmap()
     int wdkm_wait_read(const wdkm_wait *, wdkm_wait *)
     uint64_t wdkm_wait_note(uint64_t, uint32_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
+    uint64_t wdkm_wait_note_here(uint64_t, uint32_t, uint32_t, int64_t, const char *, uint64_t, uint32_t, uint64_t)
     wdkm_wait *wdkm_wait_of(uint64_t, uint32_t)
     void wdkm_wait_forget(uint64_t, uint32_t)
     void wdkm_board_tell(const char *, size_t)
@@ -201,12 +202,14 @@ cdef class Wait:
     def show(self, mutexes not None):
         """Write a record for each of the mutexes, or see to it that those which were written are still there.
 
-        Where there is no room it is tried again once the wait has lasted twice as long: looking for room is not for nothing.
+        Where there is no room for one, this ends, and is tried again once the wait has lasted twice as long: looking for room is
+        not for nothing.
         """
         cdef uint32_t pid = <uint32_t>(thread_state().owner >> 32)
         cdef int64_t now = wdkm_now()
         cdef Py_ssize_t at
         cdef uint64_t ticket
+        cdef bint looked = False
         if self.over or self.owner >> 32 != pid:  # it ended meanwhile; or this is a forked child
             return
         if now < self.again:
@@ -215,18 +218,22 @@ cdef class Wait:
             ticket = self.tickets[at] if at < len(self.tickets) else 0
             if ticket != 0 and is_noted(ticket):
                 continue
+            if not looked and wdkm_board_now(pid, 1) == NULL:
+                return
+            looked = True
             ticket = self.note(mutexes[at], <uint32_t>len(mutexes))
-            if ticket == 0:
-                self.again = 2 * now - self.since
             if at < len(self.tickets):
                 self.tickets[at] = ticket
             else:
                 self.tickets.append(ticket)
+            if ticket == 0:
+                self.again = 2 * now - self.since
+                return
 
     cdef uint64_t note(self, handle, uint32_t of) except? 0:
         cdef str segment = handle.segment
-        return wdkm_wait_note(self.owner, self.kind, of, self.since, PyUnicode_AsUTF8(segment), handle.nonce,
-                              handle.slot_index, handle.generation)
+        return wdkm_wait_note_here(self.owner, self.kind, of, self.since, PyUnicode_AsUTF8(segment), handle.nonce,
+                                   handle.slot_index, handle.generation)
 
     def ticket(self):
         """Any of its records' tickets, as :func:`enter` returns them; 0 if it has none."""

@@ -42,3 +42,6 @@ cdef int raise_of_task(wdkm_slot *slot, bint own) except -1
 
 # A waiter that declared itself starving is served, or gives up.
 cdef int serve(wdkm_slot *slot) noexcept nogil
+
+# How long this thread may sleep without looking for signals, in nanoseconds.
+cdef int64_t alert() noexcept

@@ -162,6 +162,7 @@ cdef int take_free(wdkm_slot *slot, bint overdue) noexcept nogil:
         wdkm_others_may_sleep(slot)  # and were not woken, perhaps, because who was is dead or stopped
         wdkm_keep32(&slot.starving, WDKM_UNSETTLED)
         wdkm_futex_wake_all(&slot.starving)
+        wdkm_others_may_sleep(slot)  # and may have lost the wake of this one to somebody who was killed
     return code
 
 

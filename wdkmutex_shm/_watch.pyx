@@ -8,7 +8,6 @@ sleeps for short whiles and looks at :func:`is_free`.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from ._dead cimport WDKM_LOOK, wdkm_free_dead
 from ._handle cimport Handle
@@ -18,30 +17,15 @@ from ._slot cimport (WDKM_ON_COMMIT, WDKM_ON_RELEASE, wdkm_add32, wdkm_futex_wai
                      wdkm_slot, wdkm_watch, wdkm_word_held)
 from ._thread cimport thread_state
 
-cdef extern from *:
-    """
-    #ifndef SYS_futex_waitv
-    #define SYS_futex_waitv 449
-    #endif
-    typedef struct { uint64_t value, address; uint32_t flags, reserved; } wdkm_waiter;
-    /* 0: woken, or something moved already, or a signal came; else the errno. */
-    static int wdkm_wait_any(wdkm_waiter *waiters, unsigned count, int64_t until) {
-        struct timespec t = wdkm_timespec(until);
-        long rc = syscall(SYS_futex_waitv, waiters, count, 0, &t, CLOCK_MONOTONIC);
-        return rc < 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT ? errno : 0;
-    }
-    """
+cdef extern from "park_any.h" nogil:
+    enum:
+        MOST "WDKM_SEVERAL"
+    const int64_t WDKM_APART
     ctypedef struct wdkm_waiter:
         uint64_t value
-        uint64_t address
-        uint32_t flags
-        uint32_t reserved
-    int wdkm_wait_any(wdkm_waiter *, unsigned int, int64_t) nogil
-
-cdef enum:
-    SIZE_U32 = 2  # FUTEX2_SIZE_U32, shared
-    MOST = 64
-    APART = 2000000  # nanoseconds between looks at several words where the kernel cannot sleep on them (before Linux 5.16)
+    void wdkm_wait_for(wdkm_waiter *, uint32_t *, uint32_t)
+    int wdkm_wait_any(wdkm_waiter *, unsigned int, int64_t)
+    bint wdkm_cannot(int)
 
 cdef double LONGEST = 1e6  # seconds: who sleeps without limit looks again then
 
@@ -106,20 +90,16 @@ def sleep_any(list handles not None, list tickets not None, double seconds):
     cdef Py_ssize_t at
     cdef Py_ssize_t count = len(handles)
     cdef int64_t until = wdkm_now() + <int64_t>(min(seconds, LONGEST) * 1e9)
-    cdef int code
     cdef Handle handle
     if not 0 < count <= MOST or len(tickets) != count:
         raise ValueError(f"from 1 to {MOST} objects can be waited for at once, not {count}")
-    memset(waiters, 0, sizeof(waiters))
     for at in range(count):
         handle = handles[at]
-        waiters[at].address = <uint64_t>&handle.slot.watch
-        waiters[at].value = <uint32_t>tickets[at]
-        waiters[at].flags = SIZE_U32
+        wdkm_wait_for(&waiters[at], &handle.slot.watch, tickets[at])
+    handle = handles[0]
     with nogil:
-        code = wdkm_wait_any(waiters, <unsigned int>count, until)
-        if code != 0:
-            wdkm_futex_wait(<uint32_t *>waiters[0].address, <uint32_t>waiters[0].value, min(APART, until - wdkm_now()))
+        if wdkm_cannot(wdkm_wait_any(waiters, <unsigned int>count, until)):
+            wdkm_futex_wait(&handle.slot.watch, <uint32_t>waiters[0].value, min(WDKM_APART, until - wdkm_now()))
     PyErr_CheckSignals()
 
 

@@ -220,8 +220,9 @@ static int wdkm_wait_read(const wdkm_wait *wait, wdkm_wait *copy) {
 }
 
 static uint32_t wdkm_wait_place(uint64_t owner, uint32_t kind, uint64_t generation, uint32_t slot) {
-    /* Only those of threads that sleep are looked up by their thread; it may have many of the others. */
-    return (uint32_t)owner + (wdkm_sleeps(kind) ? 0 : (uint32_t)(generation * 31 + slot) * 7);
+    /* Only those of threads that sleep are looked up by their thread. It may have many of the others, and so may those with the
+     * next ids: they are spread over all of the board. */
+    return wdkm_sleeps(kind) ? (uint32_t)owner : ((uint32_t)owner * 40503u + (uint32_t)(generation * 31 + slot)) * UINT32_C(2654435769) >> 16;
 }
 
 static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
@@ -230,19 +231,20 @@ static int wdkm_wait_take(wdkm_wait *wait, uint64_t owner, int from_the_dead) {
     return wdkm_cas64(&wait->owner, had, owner);
 }
 
-/* Whether it is worth while to look for places of the dead: that asks for each of a window, and a full board for every waiter. */
+/* When places of the dead may be looked for again: that asks for each of a window, and a board may be full of the living. */
+static int64_t wdkm_wait_search = 0;
+
 static int wdkm_wait_may_search(void) {
-    static int64_t searched = 0;
     int64_t now = wdkm_now();
-    if (now - searched < 100000000) return 0;
-    searched = now;
+    if (now < wdkm_wait_search) return 0;
+    wdkm_wait_search = now + 1000000000;
     return 1;
 }
 
-/* Write a record; returns what wdkm_wait_forget needs, 0 if there is no room for it. */
-static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64_t since, const char *segment, uint64_t nonce,
-                               uint32_t slot, uint64_t generation) {
-    wdkm_board *board = wdkm_board_now((uint32_t)(owner >> 32), 1);
+/* Write a record on the board that is mapped; returns what wdkm_wait_forget needs, 0 if there is no room for it. */
+static uint64_t wdkm_wait_note_here(uint64_t owner, uint32_t kind, uint32_t of, int64_t since, const char *segment,
+                                    uint64_t nonce, uint32_t slot, uint64_t generation) {
+    wdkm_board *board = wdkm_board_mapped;
     uint32_t first = wdkm_wait_place(owner, kind, generation, slot);
     int from_the_dead;
     unsigned step;
@@ -253,6 +255,7 @@ static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64
             uint32_t at = (first + step) % WDKM_RECORDS;
             wdkm_wait *wait = &board->waits[at];
             if (!wdkm_wait_take(wait, owner, from_the_dead)) continue;
+            if (from_the_dead) wdkm_wait_search = 0; /* there may be more of them */
             if (wait->sequence & 1) __atomic_store_n(&wait->sequence, wait->sequence + 1, __ATOMIC_SEQ_CST);
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
             wait->kind = kind;
@@ -269,6 +272,13 @@ static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64
         }
     }
     return 0;
+}
+
+/* The same on the board as it is now, which costs system calls. */
+static uint64_t wdkm_wait_note(uint64_t owner, uint32_t kind, uint32_t of, int64_t since, const char *segment, uint64_t nonce,
+                               uint32_t slot, uint64_t generation) {
+    if (!wdkm_board_now((uint32_t)(owner >> 32), 1)) return 0;
+    return wdkm_wait_note_here(owner, kind, of, since, segment, nonce, slot, generation);
 }
 
 /* Leave word of a deadlock that was broken. Who is killed in here leaves a tale that says 0, and nobody reads it. */

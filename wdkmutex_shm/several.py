@@ -10,10 +10,11 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from . import deadlock
+from ._any import Sleeper
 from ._board import WAIT_ANY, Wait
 from ._holds import SectionGuard
 from ._several import Guards, check_several, lock_all, must_not_wait_for_itself, take_any
-from ._watch import ON_RELEASE, served, sleep_any, starve, watch
+from ._watch import ON_RELEASE, sleep_any, watch
 from .errors import LockTimeout
 from .values import Deadline
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Guards", "SectionGuard", "lock_all", "lock_any"]
 
-#: Seconds after which a waiter looks for itself.
-LONGEST_SLEEP = 0.05
 #: Seconds of waiting after which a waiter is served next.
 STARVING_AFTER = 0.001
+#: Seconds of waiting, for each of the mutexes, after which the wait is written down for others: many of them are work.
+SHOW_EACH = 0.001
 
 #: Seconds of waiting after which a waiter first looks whether its wait closed a circle; until it looks again; later.
 SUSPECT, SOON, RARELY = 0.05, 0.09, 1.0
@@ -72,27 +73,29 @@ def lock_any(
 
 def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int, Guard[Any] | SectionGuard] | None:
     handles = list(mutexes)
-    starving: list[Any] = []
     wait = Wait(WAIT_ANY)
+    sleeper = Sleeper(mutexes)
+    show = min(SHOW_EACH * len(handles), SUSPECT)
     suspect, looks = SUSPECT, 0
     try:
-        while True:
-            tickets = [watch(mutex, ON_RELEASE) for mutex in handles]
-            got = take_any(mutexes, first, bool(starving))
-            nap = deadline.nap(LONGEST_SLEEP if starving else STARVING_AFTER)
-            if got is not None or nap == 0:
-                return got
+        tickets = [watch(mutex, ON_RELEASE) for mutex in handles]
+        got = take_any(mutexes, first, False)
+        nap = deadline.nap(STARVING_AFTER)
+        if got is None and nap != 0:
             sleep_any(handles, tickets, nap)
-            if not starving:
-                for mutex in handles:
-                    starving.append(mutex)
-                    starve(mutex)
-            wait.show(handles)
-            if wait.waited >= suspect:
+        while got is None and nap != 0:
+            waited = wait.waited
+            if waited >= show:
+                wait.show(handles)
+            nap = deadline.nap(max((suspect if waited >= show else show) - waited, STARVING_AFTER))
+            free = sleeper.sleep(first, nap)
+            got = take_any(mutexes, first if free is None else free, True)
+            if got is None and wait.waited >= suspect:
                 looks += 1
                 suspect = wait.waited + (SOON if looks < 3 else RARELY)
-                deadlock.refuse(wait.ticket())
+                if sleeper.all_wait(looks > 3):
+                    deadlock.refuse(wait.ticket())
+        return got
     finally:
         wait.end()
-        for mutex in starving:
-            served(mutex)
+        sleeper.leave()
