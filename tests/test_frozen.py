@@ -148,6 +148,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("PyInstaller needs a Python with a shared library")
     if not any(entry.module.startswith("wdkmutex_daemon.") for entry in entry_points(group="pyinstaller40")):
         pytest.skip("installed before there was a hook")
+    if not str(wdkmutex_shm.__file__).startswith(sys.prefix):
+        pytest.skip("PyInstaller does not follow an editable installation")
     folder = tmp_path_factory.mktemp("frozen")
     (folder / "app.py").write_text(APP, encoding="ascii")
     words = [sys.executable, "-m", "PyInstaller", "--name", "python3", "--log-level", "WARN", "app.py"]

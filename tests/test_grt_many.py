@@ -144,7 +144,7 @@ def test_arguments_that_make_no_sense(grt: str) -> None:
         (TypeError, lambda: Grt.register_many(CriticalSection, {"n": 1})),
         (TypeError, lambda: Grt.register_many(CriticalSection, ["n"], type=int)),
         (ValueError, lambda: Grt.register_many(FastMutex, {"n": 1}, mode="sometimes")),
-        (TypeError, lambda: Grt.register_many(FastMutex, {"n": 1, "m": {1}})),
+        (TypeError, lambda: Grt.register_many(FastMutex, {"n": 1, "m": 1j})),
         (TypeError, lambda: Grt.register_many(FastMutex, {"n": 1, "m": "x"}, type=int)),
         (OverflowError, lambda: Grt.register_many(FastMutex, {"n": 1, "m": 2**64})),
     ]
