@@ -1,7 +1,10 @@
-"""A waiter that was woken and is dead or stopped has the wake of the others: who passes it by wakes the next."""
+"""A waiter that was woken and is dead or stopped has the wake of the others: who passes it by wakes the next. And a
+waiter that starves counts until it has the lock."""
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -39,3 +42,32 @@ def test_who_takes_the_lock_past_those_who_did_not_come_wakes_one(kind: str, by:
         child.proceed()
         child.hear()
         acquire(mutex, 30).release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_child_that_a_waiters_signal_handler_forks_does_not_end_its_wait(kind: str) -> None:
+    mutex = make(kind)
+
+    def wait(line: Line) -> None:
+        def fork(*_: object) -> None:
+            pid = os.fork()
+            if pid == 0:
+                raise KeyError
+            os.waitpid(pid, 0)
+            line.say(number_at(mutex, STARVING_AT))
+
+        signal.signal(signal.SIGUSR1, fork)
+        try:
+            with acquire(mutex, 30):
+                line.say()
+        except KeyError:
+            os._exit(0)
+
+    held = acquire(mutex)
+    with Child(wait) as child:
+        wait_until(lambda: number_at(mutex, STARVING_AT) == 1)
+        child.signal(signal.SIGUSR1)
+        assert child.hear() == 1
+        held.release()
+        child.hear()
+    assert number_at(mutex, STARVING_AT) == 0

@@ -210,6 +210,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
     cdef int64_t until
     cdef int64_t nap
     cdef wdkm_thread *me = thread_state()
+    cdef uint64_t serial = me.serial
     cdef uint64_t ticket = 0
     cdef bint back = takes_back()
     cdef int looks = 0
@@ -245,7 +246,10 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
             if now >= deadline:
                 return ETIMEDOUT
             PyErr_CheckSignals()
-            me = thread_state()  # a signal handler may have forked
+            me = thread_state()
+            if me.serial != serial:  # a signal handler forked: it is the parent that counts as starving
+                serial = me.serial
+                starving = False
             wdkm_look(slot, me, now - start, &dead_looks)
             if now < look:
                 continue
@@ -264,7 +268,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
                 deadlock.refuse(ticket)
     finally:
         forget(ticket)
-        if starving:
+        if starving and thread_state().serial == serial:
             serve(slot)
 
 
