@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .ledger import Ledger
 
-__all__ = ["Book", "OopsError", "footprint", "is_running", "parent_of", "undisturbed"]
+__all__ = ["Book", "OopsError", "descriptors", "footprint", "is_running", "parent_of", "undisturbed"]
 
 
 class OopsError(Exception):
@@ -68,6 +68,15 @@ def parent_of(pid: int) -> int | None:
     return int(found[1]) if found else None
 
 
+def descriptors() -> int:
+    """Open descriptors, but for those that belong to mapped segments: these go with their mappings."""
+    found = 0
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found += not os.readlink(f"/proc/self/fd/{number}").startswith("/dev/shm/wdkm.")
+    return found
+
+
 def footprint(before: tuple[int, int] | None = None) -> tuple[int, int]:
     """Open descriptors, and mappings of segments of ours: not of the parent's own mutexes, nor of the wait board.
 
@@ -84,4 +93,4 @@ def _footprint() -> tuple[int, int]:
     passed_over = f".@{os.getppid()}.", ".@waits"
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         mappings = sum("/dev/shm/wdkm." in line and not any(part in line for part in passed_over) for line in file)
-    return len(os.listdir("/proc/self/fd")), mappings
+    return descriptors(), mappings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wdkmutex_shm import mp
 from wdkmutex_shm.mp.parties import me
 
-from .book import is_running, undisturbed
+from .book import descriptors, is_running, undisturbed
 from .deeds import in_section
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Types:
 
     def leave(self) -> int:
         """At the end of a worker: what it has put is sent. Returns how many descriptors that closes."""
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         self.queue.close()
         self.queue.join_thread()
-        return before - len(os.listdir("/proc/self/fd"))
+        return before - descriptors()
 
 
 def lock(worker: Worker) -> None:
