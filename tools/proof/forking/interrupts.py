@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, private, shm
 from wdkmutex_shm.errors import GrtIsEmpty, KeyNotFound
 
 from ..compiling import compiled
-from ..harness import Proof
+from ..harness import Proof, descriptors
 
 __all__ = ["CASES", "Case", "Interrupter", "at_random_times"]
 
@@ -254,7 +253,7 @@ def at_random_times(proof: Proof, case: Case) -> None:
 
 def _run(proof: Proof, case: Case, where: str, interrupt: Callable[[Callable[[], object]], bool]) -> bool:
     """Returns whether the operation came to its end."""
-    descriptors, before = len(os.listdir("/proc/self/fd")), set(shm.listing(private.the_pool().prefix + ".d"))
+    opened, before = descriptors(), set(shm.listing(private.the_pool().prefix + ".d"))
     subject = case.make()
     done = False
     try:
@@ -275,7 +274,7 @@ def _run(proof: Proof, case: Case, where: str, interrupt: Callable[[Callable[[],
     else:
         proof.expect(not left, "Ctrl-C leaves no data segment", case=case.name, where=where, left=left)
     # A number that a call has returned and that nobody has yet. Told, but not promised otherwise.
-    proof.counts["descriptors lost"] += max(0, len(os.listdir("/proc/self/fd")) - descriptors)
+    proof.counts["descriptors lost"] += max(0, descriptors() - opened)
     proof.counts["interrupts"] += 1
     return done
 

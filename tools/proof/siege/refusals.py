@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from wdkmutex_shm import data, handles, shm
-from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, SegmentRefused, WdkMutexError
+from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, OtherPidNamespace, SegmentRefused, WdkMutexError
 from wdkmutex_shm.names import KIND_K, data_segment, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
 from wdkmutex_shm.types import codec_for
@@ -92,7 +92,7 @@ def _refused(work: Callable[[], object]) -> tuple[str, str] | None:
 def _check(proof: Proof, what: str, work: Callable[[], object], names: tuple[str, ...]) -> None:
     """A new process does it, and must be refused with one of the names in the message."""
     outcome = in_child(lambda: _refused(work), 30.0)
-    kinds = {error.__name__ for error in (LayoutMismatch, SegmentRefused, MutexDamaged)}
+    kinds = {error.__name__ for error in (LayoutMismatch, OtherPidNamespace, SegmentRefused, MutexDamaged)}
     told = outcome.value if outcome.well else outcome.told()
     refused = outcome.well and told is not None and told[0] in kinds and any(name in told[1] for name in names)
     proof.expect(refused, f"a segment {what} is refused by its name", told=told)

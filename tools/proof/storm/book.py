@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..harness import descriptors
 from .ledger import Ledger
 
-__all__ = ["Book", "OopsError", "descriptors", "footprint", "is_running", "parent_of", "undisturbed"]
+__all__ = ["Book", "OopsError", "footprint", "is_running", "parent_of", "undisturbed"]
 
 
 class OopsError(Exception):
@@ -66,15 +67,6 @@ def parent_of(pid: int) -> int | None:
     """The parent of a process; None if it is gone."""
     found = _status(pid)
     return int(found[1]) if found else None
-
-
-def descriptors() -> int:
-    """Open descriptors, but for those that belong to mapped segments: these go with their mappings."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            found += not os.readlink(f"/proc/self/fd/{number}").startswith("/dev/shm/wdkm.")
-    return found
 
 
 def footprint(before: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from wdkmutex_shm import mp
 from wdkmutex_shm.mp.parties import me
 
-from .book import descriptors, is_running, undisturbed
+from ..harness import descriptors
+from .book import is_running, undisturbed
 from .deeds import in_section
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from multiprocessing import forkserver
 
 import click
@@ -14,7 +13,7 @@ from ..compiling import CannotCompileError
 from ..forking.interrupts import CASES, Interrupter, at_random_times
 from ..forking.matrix import cells, try_cell
 from ..forking.several import SEVERAL
-from ..harness import Proof, options, run
+from ..harness import Proof, descriptors, options, run
 
 _MATRIX_SHARE = 0.5
 
@@ -39,7 +38,7 @@ def command(seed: int | None, seconds: float, json_file: str | None) -> None:
 def _matrix(proof: Proof) -> None:
     assert proof.seconds is not None
     forkserver.ensure_running()  # it stays for as long as this process
-    descriptors = _descriptors()
+    opened = descriptors()
     found = cells(proof.random)
     for number, cell in enumerate(found):
         try_cell(proof, cell)
@@ -47,12 +46,8 @@ def _matrix(proof: Proof) -> None:
         if proof.enough or proof.elapsed > proof.seconds * _MATRIX_SHARE:
             break
     proof.counts["cells there are"] = len(found)
-    now = _descriptors()
-    proof.expect(now == descriptors, "no descriptor is left by making children", before=descriptors, after=now)
-
-
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    now = descriptors()
+    proof.expect(now == opened, "no descriptor is left by making children", before=opened, after=now)
 
 
 def _interrupts(proof: Proof) -> None:

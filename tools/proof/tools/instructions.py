@@ -14,7 +14,7 @@ import click
 from wdkmutex_shm import FastMutex, shm
 from wdkmutex_shm.names import user_prefix
 
-from ..harness import Proof, options, run
+from ..harness import Proof, descriptors, options, run
 from ..scenes import Scene
 from ..scenes.daemon import CHANGES, DaemonScene
 from ..scenes.mptypes import TYPES
@@ -88,7 +88,7 @@ def _one_processor() -> Iterator[None]:
 
 def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, stride: int | None) -> None:
     FastMutex(0).to_owned()  # so that this process has its own pool already
-    before, descriptors = set(shm.listing(user_prefix())), len(os.listdir("/proc/self/fd"))
+    before, opened = set(shm.listing(user_prefix())), descriptors()
     deadline = None if seconds is None else time.monotonic() + seconds
     with contextlib.closing(SCENES[name](proof, stepper)) as scene:
         hunt = _Hunt(proof, stepper, scene)
@@ -96,8 +96,8 @@ def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, st
             if proof.enough or (deadline is not None and time.monotonic() > deadline):
                 break
     proof.counts["operations"] += 1
-    found = len(os.listdir("/proc/self/fd"))
-    proof.expect(found == descriptors, "no descriptor is left", operation=name, before=descriptors, after=found)
+    found = descriptors()
+    proof.expect(found == opened, "no descriptor is left", operation=name, before=opened, after=found)
     own = f"{user_prefix()}@{os.getpid()}.", f"{user_prefix()}{proof.instance}."
     left = {entry for entry in shm.listing(user_prefix()) if entry.startswith(own)} - before
     proof.expect(not left, "no segment is left", operation=name, left=sorted(left))
