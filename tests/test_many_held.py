@@ -167,10 +167,11 @@ def test_housekeeping_and_doctor_free_them_all() -> None:
 def test_a_slot_that_a_dead_thread_holds_comes_out_of_quarantine() -> None:
     from wdkmutex_shm import private
 
+    before = private.the_pool().reclaim()  # what other tests have left locked
     mutexes, _ = oldest("fast")
     assert mutexes[0].owner is not None
     mutexes.clear()
-    wait_until(lambda: private.the_pool().reclaim() == 0, "nothing is left in quarantine")
+    wait_until(lambda: private.the_pool().reclaim() <= before, "nothing more is left in quarantine")
 
 
 def with_pid(pid: int, run: Callable[[], None]) -> int:
