@@ -61,7 +61,7 @@ def test_an_initializer_that_raises(context: Any, capfd: Any) -> None:
             list(pool.imap_unordered(square, range(3)))
         pool.close()
         pool.join()
-    if context.get_start_method() != "forkserver":  # whose standard error is that of the moment when the server was started
+    if context.get_start_method() != "forkserver":  # its standard error is that of when the server was started
         assert "no such shelf" in capfd.readouterr().err
 
 
