@@ -10,6 +10,7 @@ daemon died over it, cannot be told from its own success and raises ``DaemonUnav
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ._thread import current_level
@@ -205,21 +206,22 @@ def _register_large(client: Client, request: Register) -> dict[str, Any]:
     raise error
 
 
-# The data segments that registrations made, and when, until it is certain whether they were adopted.
+# The data segments that registrations made, and when, until it is certain whether they were adopted; the oldest first.
 _staged: dict[int, tuple[str, float]] = {}
 _FORGOTTEN = 60.0  # seconds after which no daemon can be about to adopt one
+_AT_ONCE = 2  # that a registration removes: more than it can leave, and its cost does not grow with what is left
 
 
 def _remove_forgotten() -> None:
     """Remove what registrations have left that a signal handler ended, unless it was adopted meanwhile."""
     from . import data
 
-    now = time.monotonic()
-    for ident, (prefix, made) in list(_staged.items()):
-        if now - made > _FORGOTTEN:
-            if data.is_staged(prefix, ident):
-                data.unlink(prefix, ident)
-            _staged.pop(ident, None)
+    for ident, (prefix, made) in list(islice(_staged.items(), _AT_ONCE)):
+        if time.monotonic() - made <= _FORGOTTEN:
+            return
+        if data.is_staged(prefix, ident):
+            data.unlink(prefix, ident)
+        _staged.pop(ident, None)
 
 
 @from_the_grt
