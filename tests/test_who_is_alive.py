@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 KINDS = ("Lock", "RLock", "Semaphore", "BoundedSemaphore")
 OWNER_AT = 48  # offset in a slot, see slot.h
 SOON = 0.15  # seconds: two looks for the dead, and more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def boards_of_others() -> Iterator[None]:
+    """The wait boards of the users that nobody is: only they would remove them."""
+    yield
+    for user in (USER, OTHER):
+        for name in shm.listing(f"{user_prefix(user)}@waits"):
+            shm.unlink(name)
 
 
 def _hidden(line: Line) -> None:

@@ -21,6 +21,7 @@ from benchmark.isolation import Failure, Step, end_on_sigterm, isolated
 from benchmark.machine import machine
 from benchmark.model import FULL, QUICK, Effort, Row, failed
 from benchmark.rows import ROWS
+from wdkmutex_shm.sweep import unused_boards
 
 __all__ = ["main"]
 
@@ -51,6 +52,7 @@ def _workplace() -> Iterator[str]:
                 yield scratch
             finally:
                 remove_all(folder)
+                unused_boards()  # of the processes of rows, which end without a look at what they leave
                 os.chdir(before)
                 for key, value in kept.items():
                     if value is None:
