@@ -166,7 +166,9 @@ class Load:
     def more(self, count: int = 20) -> None:
         """Wait until so many more were served."""
         target = len(self.served) + count
-        wait_until(lambda: self._errors or len(self.served) >= target, f"{count} more requests are served")
+        # Workers that find no daemon may wait for one twice, ten seconds each, before they answer at all.
+        done = f"{count} more requests are served"
+        wait_until(lambda: self._errors or len(self.served) >= target, done, seconds=2 * DEADLINE)
         if self._errors:
             raise self._errors[0]
 
