@@ -72,12 +72,17 @@ cdef object copy_data(Segment segment, int code, Py_ssize_t index, int buffer, u
     cdef int done
     cdef uint32_t size = found.size
     found.skip = head_of(code, size)
-    if found.skip != 0 and code == T_STR:
-        target = PyUnicode_New(size - found.skip, 127)
-        body = <unsigned char *>PyUnicode_DATA(target)
-    else:
-        target = PyBytes_FromStringAndSize(NULL, size - found.skip)
-        body = <unsigned char *>PyBytes_AS_STRING(target)
+    try:
+        if found.skip != 0 and code == T_STR:
+            target = PyUnicode_New(size - found.skip, 127)
+            body = <unsigned char *>PyUnicode_DATA(target)
+        else:
+            target = PyBytes_FromStringAndSize(NULL, size - found.skip)
+            body = <unsigned char *>PyBytes_AS_STRING(target)
+    except MemoryError:
+        if data_segments.is_shorter(segment.prefix, ident, size):
+            return None  # the length is damaged: there is no such T, whatever memory is free
+        raise
     if size < PUNCH and (not holding or is_mapped(segment, index, buffer, ident)):
         try:
             mapping = mapped(segment, index, buffer, ident)

@@ -26,6 +26,7 @@ __all__ = [
     "create",
     "discard",
     "header_of",
+    "is_shorter",
     "is_staged",
     "make",
     "new_id",
@@ -116,6 +117,14 @@ def create(prefix: str, payload: bytes, *, ident: int = 0, staged: bool = False)
         shm.unmake(data_segment(prefix, ident), maker)
         raise
     return ident
+
+
+def is_shorter(prefix: str, ident: int, length: int) -> bool:
+    """Whether there is no data segment ``ident``, or it cannot hold ``length`` bytes."""
+    try:
+        return os.stat(shm.FOLDER + data_segment(prefix, ident)).st_size < length
+    except OSError:
+        return True
 
 
 def is_staged(prefix: str, ident: int) -> bool:
