@@ -116,16 +116,24 @@ def reply(frame: bytes) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equality in which NaN equals itself and 1, 1.0 and True differ."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, float):
-        return one == other or (math.isnan(one) and math.isnan(other))
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict):
-        return len(one) == len(other) and all(map(_same, one.items(), other.items()))
-    return bool(one == other)
+    """Equality in which NaN equals itself and 1, 1.0 and True differ; of values nested as deep as msgpack takes."""
+    pairs = [(one, other)]
+    while pairs:
+        one, other = pairs.pop()
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, (list, tuple)):
+            if len(one) != len(other):
+                return False
+            pairs += zip(one, other, strict=True)
+        elif isinstance(one, dict):
+            if len(one) != len(other):
+                return False
+            pairs += zip(one, other, strict=True)
+            pairs += zip(one.values(), other.values(), strict=True)
+        elif not (one == other or (isinstance(one, float) and math.isnan(one) and math.isnan(other))):
+            return False
+    return True
 
 
 #: T, with a first value of it.
