@@ -18,9 +18,9 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 @pytest.fixture
 def interrupter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets a Ctrl-C arrive at the n-th bytecode; see tools/proof/interrupter.c."""
+    """Lets a Ctrl-C arrive at the n-th bytecode; see tools/proof/base/interrupter.c."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    compiling = pytest.importorskip("proof.compiling", reason="not run from the source tree")
+    compiling = pytest.importorskip("proof.base.compiling", reason="not run from the source tree")
     try:
         library = ctypes.PyDLL(compiling.compiled("interrupter", str(tmp_path)))
     except compiling.CannotCompileError as error:

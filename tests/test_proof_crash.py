@@ -47,7 +47,7 @@ def prove(tool: str, *options: str, plant: str | None = None) -> dict[str, Any]:
 
 def test_a_point_is_the_place_that_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
-    from proof.stepping import Trace
+    from proof.base.stepping import Trace
 
     chance = random.Random(7)
     for _ in range(50):

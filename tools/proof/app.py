@@ -7,21 +7,21 @@ import pkgutil
 
 import click
 
-from . import tools
+from . import commands
 
 
 class Tools(click.Group):
-    """The modules of ``proof.tools``, each of which has a function ``command``; imported when they are asked for."""
+    """The modules of ``proof.commands``, each of which has a function ``command``; imported when they are asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The names of the tools."""
-        return sorted(module.name for module in pkgutil.iter_modules(tools.__path__))
+        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The tool of that name."""
         if name not in self.list_commands(context):
             return None
-        command: click.Command = importlib.import_module(f"{tools.__name__}.{name}").command
+        command: click.Command = importlib.import_module(f"{commands.__name__}.{name}").command
         return command
 
 

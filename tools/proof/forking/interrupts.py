@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, private, shm
 from wdkmutex_shm.errors import GrtIsEmpty, KeyNotFound
 
-from ..compiling import compiled
-from ..harness import Proof, descriptors
+from ..base.compiling import compiled
+from ..base.harness import Proof, descriptors
 
 __all__ = ["CASES", "Case", "Interrupter", "at_random_times"]
 

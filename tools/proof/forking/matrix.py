@@ -8,11 +8,11 @@ from typing import Any
 
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
 
-from ..harness import Proof
+from ..base.harness import Proof
 from .child import Hold
 from .making import PATIENCE, Cell, T, Wrong
+from .multi_commit import TOGETHER
 from .states import STATES
-from .together import TOGETHER
 from .ways import WAYS
 
 __all__ = ["Cell", "cells", "try_cell"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 
-from ..harness import Proof
-from ..stepping import Region, Stepper
+from ..base.harness import Proof
+from ..base.stepping import Region, Stepper
 
 __all__ = ["Scene"]
 

@@ -24,8 +24,8 @@ from wdkmutex_shm.errors import DaemonUnavailable, GrtIsEmpty, KeyNotFound
 from wdkmutex_shm.names import KIND_FAST, instance_prefix, pool_segment
 from wdkmutex_shm.protocol import READY
 
-from ..harness import Proof
-from ..stepping import Region, Stepper, end, mark, traced_child
+from ..base.harness import Proof
+from ..base.stepping import Region, Stepper, end, mark, traced_child
 from . import Scene
 
 __all__ = ["CHANGES", "Change", "DaemonScene", "Stage"]

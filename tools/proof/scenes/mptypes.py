@@ -10,8 +10,8 @@ from typing import Any
 from wdkmutex_shm import mp
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
-from ..harness import Proof
-from ..stepping import LONGEST, Region, Stepper, mark, traced_child
+from ..base.harness import Proof
+from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child
 from . import Scene
 
 __all__ = ["TYPES"]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
-from ..harness import Proof
-from ..stepping import LONGEST, Region, Stepper, mark, traced_child
+from ..base.harness import Proof
+from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child
 from . import Scene
 
 __all__ = ["OPERATIONS", "MutexScene", "Operation", "SectionScene"]

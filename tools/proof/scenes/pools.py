@@ -9,8 +9,8 @@ from typing import Any
 from wdkmutex_shm import FastMutex, KMutex, private, shm, sweep
 from wdkmutex_shm.names import user_prefix
 
-from ..harness import Proof
-from ..stepping import LONGEST, Stepper, traced_child
+from ..base.harness import Proof
+from ..base.stepping import LONGEST, Stepper, traced_child
 from . import Scene
 
 __all__ = ["CreationScene", "SweepScene"]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import FastMutex, KMutex, lock_all, lock_any
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 
-from ..harness import Proof
-from ..stepping import LONGEST, Region, Stepper, end, mark, traced_child
+from ..base.harness import Proof
+from ..base.stepping import LONGEST, Region, Stepper, end, mark, traced_child
 from . import Scene
 
 __all__ = ["WAITS", "WaitingScene"]

@@ -12,14 +12,14 @@ from wdkmutex_shm.client import connect
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import instance_prefix
 
-from ..harness import Proof
+from ..base.harness import Proof
 from .bank import is_whole
 from .board import Log
 from .book import Book
 from .counts import deed
 from .ledger import TornError
+from .setup import World
 from .types import QUEUE_SIZE, read_item
-from .world import World
 
 __all__ = ["audit"]
 

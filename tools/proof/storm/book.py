@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..harness import descriptors
+from ..base.harness import descriptors
 from .ledger import Ledger
 
 __all__ = ["Book", "OopsError", "footprint", "is_running", "parent_of", "undisturbed"]

@@ -15,7 +15,7 @@ from wdkmutex_shm import Grt, WorkerDied, mp, private
 
 from . import relay
 from .board import Log
-from .world import World
+from .setup import World
 
 __all__ = ["run_helper"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from wdkmutex_shm import mp
 from wdkmutex_shm.mp.parties import me
 
-from ..harness import descriptors
+from ..base.harness import descriptors
 from .book import is_running, undisturbed
-from .deeds import in_section
+from .operations import in_section
 
 if TYPE_CHECKING:
     from .worker import Worker

@@ -27,9 +27,9 @@ from wdkmutex_shm.errors import (
 
 from .board import Log
 from .book import Book, footprint, is_running
-from .choice import choose
 from .ledger import Page, TornError
-from .world import World
+from .setup import World
+from .table import choose
 
 __all__ = ["INTERRUPTED", "Worker", "run_worker"]
 
@@ -116,7 +116,7 @@ class Worker:
             except (DaemonUnavailable, KeyNotFound, GrtIsEmpty, KeyExists):
                 pass  # the daemon was just killed, or somebody else registers
             except DeadlockError as error:
-                # Who takes locks in the one order meets others who do not, see circles.py.
+                # Who takes locks in the one order meets others who do not, see deadlocks.py.
                 self.note_circle(error)
             except WdkMutexError as error:
                 self.log.broken("every error has a reason in the storm", error=error, mutex=book.name, deed=name)

@@ -13,12 +13,12 @@ from wdkmutex_shm import Grt, autostart, session, shm, sweep
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import instance_prefix, user_prefix
 
-from ..harness import Proof, options, run
-from ..siege import clients
-from ..siege.children import Child
-from ..siege.damager import Damager
-from ..siege.places import daemon_of, end_daemon, remove_instance
-from ..siege.refusals import refusals
+from ..base.children import Child
+from ..base.harness import Proof, options, run
+from ..base.instances import daemon_of, end_daemon, remove_instance
+from ..intruders import clients
+from ..intruders.damager import Damager
+from ..intruders.refusals import refusals
 
 _CLIENTS = 3
 _ROUND = 2.0

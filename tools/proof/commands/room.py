@@ -11,16 +11,16 @@ import click
 
 from wdkmutex_shm import sweep
 
-from ..harness import Proof, options, run
-from ..siege import limits, rooms
-from ..siege.children import in_child
+from ..base.children import in_child
+from ..base.harness import Proof, options, run
+from ..limits import full_shm, resources
 
 
 def _limit(proof: Proof, scene: str) -> None:
-    """Play a scene of :mod:`proof.siege.limits` in a new process."""
+    """Play a scene of :mod:`proof.limits.resources` in a new process."""
     seed = str(proof.random.getrandbits(32))
     environment = {**os.environ, "WDKMUTEX_MLOCK": "1"} if scene == "locked_memory" else None
-    words = [sys.executable, "-m", limits.__name__, scene, seed, f"{proof.instance}-l"]
+    words = [sys.executable, "-m", resources.__name__, scene, seed, f"{proof.instance}-l"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
     try:
         outcome = json.loads(done.stdout)
@@ -35,24 +35,24 @@ def _limit(proof: Proof, scene: str) -> None:
 
 
 def _room(proof: Proof, scene: str) -> None:
-    """Play a scene of :mod:`proof.siege.rooms`."""
+    """Play a scene of :mod:`proof.limits.full_shm`."""
     seed = proof.random.getrandbits(32)
-    outcome = rooms.in_small_room(rooms.SCENES[scene], seed, f"{proof.instance}-r", 60.0)
+    outcome = full_shm.in_small_room(full_shm.SCENES[scene], seed, f"{proof.instance}-r", 60.0)
     proof.expect(outcome.well, f"no room in /dev/shm: {scene}", told=outcome.told(), seed=seed)
     proof.counts[scene] += outcome.value or 0
 
 
 @click.command("room")
 @options(seconds=60)
-@click.option("--scene", type=click.Choice([*limits.SCENES, *rooms.SCENES]), multiple=True, help="Only these.")
+@click.option("--scene", type=click.Choice([*resources.SCENES, *full_shm.SCENES]), multiple=True, help="Only these.")
 def command(seed: int | None, json_file: str | None, seconds: float, scene: tuple[str, ...]) -> None:
     """Take the room away: /dev/shm of a megabyte, EMFILE, ENFILE, RLIMIT_MEMLOCK, RLIMIT_AS; then give it back."""
     with run("room", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        names = scene or (*limits.SCENES, *rooms.SCENES)
-        scenes = [(_limit, one) for one in names if one in limits.SCENES]
-        entered = in_child(rooms.enter)
+        names = scene or (*resources.SCENES, *full_shm.SCENES)
+        scenes = [(_limit, one) for one in names if one in resources.SCENES]
+        entered = in_child(full_shm.enter)
         if entered.well:
-            scenes += [(_room, one) for one in names if one in rooms.SCENES]
+            scenes += [(_room, one) for one in names if one in full_shm.SCENES]
         else:
             proof.skip(f"a full /dev/shm: a private mount namespace is not permitted here ({entered.error})")
         order = proof.random.sample(scenes, len(scenes))

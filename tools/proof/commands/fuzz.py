@@ -9,10 +9,10 @@ import click
 
 from wdkmutex_shm import protocol, types
 
-from ..harness import Proof, options, run
-from ..siege.coverage import Edges
-from ..siege.peer import hostile_frame
-from ..siege.targets import TARGETS, Target
+from ..base.harness import Proof, options, run
+from ..intruders.coverage import Edges
+from ..intruders.peer import hostile_frame
+from ..intruders.targets import TARGETS, Target
 
 #: Longest input. What is longer finds nothing new in decoders whose cases are heads and lengths.
 _LONGEST = 4096

@@ -13,11 +13,11 @@ from wdkmutex_shm import FastMutex, Grt, KMutex, identity, session, shm, sweep
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.names import user_prefix
 
-from ..harness import Proof
-from . import kernel
-from .children import Child, in_child
+from ..base import kernel
+from ..base.children import Child, in_child
+from ..base.harness import Proof
+from ..base.instances import NOBODY, instance, segments
 from .damager import write
-from .places import NOBODY, instance, segments
 
 __all__ = ["changed_user", "forged_start", "pid_reuse"]
 

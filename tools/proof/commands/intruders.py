@@ -8,9 +8,9 @@ import click
 
 from wdkmutex_shm import Grt, sweep
 
-from ..harness import Proof, options, run
-from ..siege import entries, identities
-from ..siege.places import ROOT, instance
+from ..base.harness import Proof, options, run
+from ..base.instances import ROOT, instance
+from ..intruders import entries, identities
 
 #: What is tried, and whether it takes root to play another user.
 SCENES: dict[str, tuple[Callable[[Proof, str], None], bool]] = {

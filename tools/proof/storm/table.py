@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import bank, deeds, relay, several, tasks, types
+from . import bank, multi, operations, relay, tasks, types
 from .book import Book
-from .circles import cross, look_at_waiters
 from .counts import deed
+from .deadlocks import cross, look_at_waiters
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["choose"]
 
 _ONE: tuple[tuple[float, str, Callable[[Worker, Book, Any], object]], ...] = (
-    (10, "commit", deeds.commit),
-    (3, "commit nested", deeds.commit_nested),
-    (2, "commit twice", deeds.commit_twice),
-    (2, "commit by dropping the guard", deeds.commit_by_dropping),
-    (2, "try_lock", deeds.try_lock),
-    (3, "rollback", deeds.fail),
+    (10, "commit", operations.commit),
+    (3, "commit nested", operations.commit_nested),
+    (2, "commit twice", operations.commit_twice),
+    (2, "commit by dropping the guard", operations.commit_by_dropping),
+    (2, "try_lock", operations.try_lock),
+    (3, "rollback", operations.fail),
     (2, "two locks in any order", cross),
-    (1, "fork while holding", deeds.fork),
-    (5, "peek", deeds.peek),
-    (0.5, "pickle", deeds.pickled),
+    (1, "fork while holding", operations.fork),
+    (5, "peek", operations.peek),
+    (0.5, "pickle", operations.pickled),
     (0.5, "tasks of an event loop", tasks.run_tasks),
     (0.5, "waiters looked at", look_at_waiters),
 )
@@ -36,8 +36,8 @@ _MORE: tuple[tuple[float, str, Callable[[Worker], object]], ...] = (
     (6, "lock_all: transfer", bank.transfer),
     (3, "lock_all: two counters", bank.move),
     (0.5, "fork in lock_all", bank.fork),
-    (3, "lock_all: books", several.commit_together),
-    (3, "lock_any", several.commit_any),
+    (3, "lock_all: books", multi.commit_together),
+    (3, "lock_any", multi.commit_any),
     (4, "value told", relay.tell),
     (1, "lock_when", relay.lock_when),
     (1, "wait_for", relay.wait_for),
@@ -67,10 +67,10 @@ def choose(worker: Worker) -> tuple[Book, str, Callable[[], object]]:
         (_, name, more) = chance.choices(_MORE, [weight for weight, _, _ in _MORE])[0]
         return book, deed(name), partial(more, worker)
     if book.renewed and chance.random() < _TURNOVER:
-        return book, deed("registered anew"), partial(deeds.register_anew, worker, book)
+        return book, deed("registered anew"), partial(operations.register_anew, worker, book)
     if book.kind == "section":
-        return book, deed("critical section"), partial(deeds.section, worker, book)
+        return book, deed("critical section"), partial(operations.section, worker, book)
     if chance.random() < _OWN:
-        return book, deed("a mutex of its own"), partial(deeds.own, worker)
+        return book, deed("a mutex of its own"), partial(operations.own, worker)
     (_, name, one) = chance.choices(_ONE, [weight for weight, _, _ in _ONE])[0]
     return book, deed(name), lambda: one(worker, book, worker.handle(book))

@@ -16,11 +16,11 @@ from wdkmutex_shm import Grt, paths, session
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, encode_request
 
-from ..harness import Proof, options, run
-from ..siege import kernel
-from ..siege.children import Child, in_child
-from ..siege.peer import Peer, hostile_frame
-from ..siege.places import NOBODY, ROOT, daemon_of, instance, rss, segments
+from ..base import kernel
+from ..base.children import Child, in_child
+from ..base.harness import Proof, options, run
+from ..base.instances import NOBODY, ROOT, daemon_of, instance, rss, segments
+from ..intruders.peer import Peer, hostile_frame
 
 #: A well-behaved client may wait so long for an answer: generous, for the daemon shares its processor with us.
 DEADLINE = 30.0

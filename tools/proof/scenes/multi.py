@@ -8,8 +8,8 @@ from wdkmutex_shm import FastMutex, KMutex, journal, lock_all, private, shm, swe
 from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.names import user_prefix
 
-from ..harness import Proof
-from ..stepping import LONGEST, Region, Stepper, traced_child
+from ..base.harness import Proof
+from ..base.stepping import LONGEST, Region, Stepper, traced_child
 from . import Scene
 
 __all__ = ["TRANSFERS", "SeveralScene", "Transfer"]

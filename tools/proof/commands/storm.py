@@ -21,12 +21,12 @@ from wdkmutex_shm.names import instance_prefix
 from wdkmutex_shm.paths import log_path
 from wdkmutex_shm.pool import Pool
 
-from ..harness import Proof, footprint, options, run
+from ..base.harness import Proof, footprint, options, run
 from ..storm.audit import audit
 from ..storm.board import Log
 from ..storm.helpers import run_helper
+from ..storm.setup import KINDS, World
 from ..storm.worker import INTERRUPTED, run_worker
-from ..storm.world import KINDS, World
 
 _MOST_WORKERS = 6
 _HELPERS = ("herald", "pool")

@@ -1,6 +1,6 @@
 """What is done where the kernel gives no descriptor, no locked memory or no address space.
 
-``python -m proof.siege.limits SCENE SEED INSTANCE`` plays one scene in a new process and prints what came of it.
+``python -m proof.limits.resources SCENE SEED INSTANCE`` plays one scene in a new process and prints what came of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from wdkmutex_shm import FastMutex, Grt, KMutex, session
 from wdkmutex_shm.errors import GrtError, PagedPoolAllocFailed
 
-from . import kernel
-from .children import Child
-from .places import daemon_of, remove_instance, segments
-from .rooms import refused
+from ..base import kernel
+from ..base.children import Child
+from ..base.instances import daemon_of, remove_instance, segments
+from .full_shm import refused
 
 __all__ = ["SCENES", "SkipError"]
 

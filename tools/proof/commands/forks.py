@@ -9,11 +9,11 @@ import click
 from wdkmutex_shm import FastMutex, Grt, shm
 from wdkmutex_shm.names import user_prefix
 
-from ..compiling import CannotCompileError
+from ..base.compiling import CannotCompileError
+from ..base.harness import Proof, descriptors, options, run
 from ..forking.interrupts import CASES, Interrupter, at_random_times
 from ..forking.matrix import cells, try_cell
-from ..forking.several import SEVERAL
-from ..harness import Proof, descriptors, options, run
+from ..forking.multi import SEVERAL
 
 _MATRIX_SHARE = 0.5
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from wdkmutex_shm import FastMutex, Grt, KMutex, session
 from wdkmutex_shm.errors import LockTimeout, MutexDamaged, MutexDestroyed, WdkMutexError
 
-from . import together
+from . import multi
 
 __all__ = ["Client", "Point", "SPECS", "Spec", "register_all", "work"]
 
@@ -122,11 +122,11 @@ class Client:
         operations = [self.look, self.name_it]
         operations += [self.enter] if spec.kind == "section" else [self.hold, self.hold, self.peek, self.change]
         if self.random.random() < 0.4:
-            several = [together.hold_several, together.hold_several, together.hold_any]
+            several = [multi.hold_several, multi.hold_several, multi.hold_any]
             if spec.kind != "section":
-                several.append(together.await_value)
+                several.append(multi.await_value)
             if self.random.random() < _RARELY:
-                several = [together.run_tasks, together.die]
+                several = [multi.run_tasks, multi.die]
             operations = [functools.partial(each, self) for each in several]
         operation = self.random.choice(operations)
         begun = time.monotonic()

@@ -22,9 +22,9 @@ from wdkmutex_shm.errors import RuntimeFolderRefused, SegmentRefused, WdkMutexEr
 from wdkmutex_shm.names import instance_prefix, pool_segment
 from wdkmutex_shm.pool import Pool
 
-from ..harness import Proof
-from .children import Child, in_child
-from .places import NOBODY, ROOT, daemon_of, end_daemon, instance, remove_instance, segments
+from ..base.children import Child, in_child
+from ..base.harness import Proof
+from ..base.instances import NOBODY, ROOT, daemon_of, end_daemon, instance, remove_instance, segments
 
 __all__ = ["folder", "names_squatted", "no_session", "socket_squatted", "umasks"]
 

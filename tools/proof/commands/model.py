@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from ..harness import Proof, options, run
+from ..base.harness import Proof, options, run
 
 _FOLDER = Path(__file__).resolve().parent.parent
 MODEL, PARKING = _FOLDER / "slot.pml", _FOLDER / "park.pml"

@@ -15,10 +15,10 @@ from wdkmutex_shm.names import KIND_K, data_segment, instance_prefix
 from wdkmutex_shm.pool import Pool, SlotRef
 from wdkmutex_shm.types import codec_for
 
-from ..harness import Proof
-from .children import in_child
+from ..base.children import in_child
+from ..base.harness import Proof
+from ..base.instances import NOBODY, ROOT, segments
 from .damager import write
-from .places import NOBODY, ROOT, segments
 
 __all__ = ["refusals"]
 

@@ -19,9 +19,9 @@ from wdkmutex_shm import FastMutex, Grt, KMutex, session, shm, sweep
 from wdkmutex_shm.errors import PagedPoolAllocFailed
 from wdkmutex_shm.names import instance_prefix
 
-from . import kernel
-from .children import Child, Outcome
-from .places import remove_instance, segments
+from ..base import kernel
+from ..base.children import Child, Outcome
+from ..base.instances import remove_instance, segments
 
 __all__ = ["SCENES", "SIZE", "enter", "in_small_room", "refused"]
 

@@ -8,8 +8,8 @@ from wdkmutex_shm import SectionGuard, lock_any
 from wdkmutex_shm.errors import MutexDestroyed
 
 from .book import Book, OopsError, undisturbed
-from .deeds import in_section
 from .ledger import Page
+from .operations import in_section
 
 if TYPE_CHECKING:
     from .worker import Worker

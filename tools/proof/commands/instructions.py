@@ -14,15 +14,15 @@ import click
 from wdkmutex_shm import FastMutex, shm
 from wdkmutex_shm.names import user_prefix
 
-from ..harness import Proof, descriptors, options, run
+from ..base.harness import Proof, descriptors, options, run
+from ..base.stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
 from ..scenes import Scene
 from ..scenes.daemon import CHANGES, DaemonScene
 from ..scenes.mptypes import TYPES
+from ..scenes.multi import TRANSFERS, SeveralScene
 from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
 from ..scenes.pools import CreationScene, SweepScene
-from ..scenes.several import TRANSFERS, SeveralScene
 from ..scenes.waiting import WAITS, WaitingScene
-from ..stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
 
 _LONGEST = 4_000_000
 """Instructions of an operation that are looked at; none has so many."""

@@ -1,0 +1,1 @@
+"""What every tool stands on: a run and its summary, children, instances, the kernel, single steps."""

@@ -1,0 +1,1 @@
+"""Attackers: bytes that no client sends, damaged memory, forged names and identities."""

@@ -1,0 +1,1 @@
+"""No room and no descriptors: what is done where the kernel gives nothing more."""
