@@ -147,7 +147,7 @@ def markdown(results: Json) -> str:
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     first = next((row for row in results["rows"] if row["row"] == "B1" and row["error"] is None), None)
     if first is not None:
-        lines += ["", "A locked increment (B1), by everyone:", "", *_everyone(first)]
+        lines += ["", "A locked increment (B1), all candidates:", "", *_everyone(first)]
     remarks = _remarks(results)
     if remarks:
         lines += ["", *(f"* {_cell(remark)}" for remark in remarks)]

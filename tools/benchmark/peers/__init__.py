@@ -1,4 +1,4 @@
-"""The peers: what users would pick instead, each used as its own documents say. One adaptor each."""
+"""The peers: what users would pick instead, each used as its own documentation recommends. One adaptor each."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class PosixIpcPeer(Peer):
     name = "posix_ipc.Semaphore + mmap"
     package = "posix_ipc"
     modules = ("posix_ipc",)
-    note = "named; a holder that is killed leaves it locked for ever; the value is not tied to it"
+    note = "named; a holder that is killed leaves it locked forever; the value is not tied to it"
 
     @contextmanager
     def open(self, scratch: str) -> Iterator[Counter]:

@@ -40,7 +40,7 @@ class ValuePeer(Peer):
     """multiprocessing.Value("q") and its lock."""
 
     name = VALUE
-    note = "for related processes only; a holder that is killed leaves it locked for ever"
+    note = "for related processes only; a holder that is killed leaves it locked forever"
 
     @contextmanager
     def open(self, scratch: str) -> Iterator[Counter]:

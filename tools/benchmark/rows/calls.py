@@ -49,7 +49,7 @@ def _increment(context: Context) -> Iterator[Entry]:
         peer_name=VALUE,
         target=Target("ratio", at_most=0.36),
         others=others(found, "ns", OURS, VALUE),
-        notes=["each peer locks and adds one as its own documents say"],
+        notes=["each peer locks and adds one as its own documentation recommends"],
         skipped=[*skipped, *late],
         curves=curves,
     )
@@ -215,7 +215,7 @@ def _peek(context: Context) -> Iterator[Entry]:
         peer_name=peer,
         target=Target("ratio", at_most=0.20),
         others=others(found, "ns", "FastMutex.peek", peer),
-        notes=["v.value takes the lock by itself: the cheapest way to read it under its lock"],
+        notes=["v.value acquires the lock itself: the cheapest way to read it under its lock"],
     )
 
 

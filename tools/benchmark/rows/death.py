@@ -90,7 +90,7 @@ def _death(context: Context) -> Iterator[Entry]:
         peer=_medians(theirs),
         peer_name="SIGKILL to the parent's waitpid()",
         target=Target("ratio", at_most=1.3),
-        notes=["multiprocessing.Lock has no figure here: its waiter waits for ever"],
+        notes=["multiprocessing.Lock has no figure here: its waiter waits forever"],
     )
 
 

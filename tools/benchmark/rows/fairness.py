@@ -116,7 +116,7 @@ def _waiting(waits: dict[str, list[float]], away: dict[str, tuple[int, int]], sk
     longest = {name: (max(found),) for name, found in waits.items()}
     off, slept = (most / 1e6 for most in away[OURS])
     note = (
-        "what the machine did meanwhile: our hog, which only reads the clock while it holds, was off its processor for "
+        "state of the machine: our hog, which only reads the clock while it holds the lock, was off its CPU for "
         f"up to {off:.1f} ms, and the victim's sleep of 0.1 ms lasted up to {slept:.1f} ms"
     )
     yield _entry("max", "a victim beside a hog: its longest wait", "ms", longest, 20.0, [], {}, notes=[note])

@@ -90,7 +90,7 @@ def _asyncio(context: Context) -> Iterator[Entry]:
         peer_name=_ASYNCIO,
         target=Target("ratio", at_most=2.0),
         others=others(found, "ns", _OURS, _ASYNCIO),
-        notes=["asyncio.Lock is for the tasks of one loop: it keeps out neither other threads nor other processes"],
+        notes=["asyncio.Lock is for the tasks of one loop: it excludes neither other threads nor other processes"],
     )
 
 

@@ -114,8 +114,8 @@ def _handover(context: Context) -> Iterator[Entry]:
         target=Target("ratio", at_most=0.8),
         others=others(found, "us", _OURS, _CONDITION),
         notes=[
-            "each process has a processor of its own; on one that they share both ways take 28 µs",
-            "the Condition guards a RawValue, and is notified by hand; ours tells by committing",
+            "each process has its own CPU; on a shared CPU both candidates take 28 µs",
+            "the Condition guards a RawValue and is notified explicitly; ours notifies by committing",
         ],
     )
 
@@ -135,7 +135,7 @@ def _four(context: Context) -> Iterator[Entry]:
             peer_name="four with",
             target=Target("ratio", at_most=1.2),
             others=others(found, "ns", "lock_all", "four with"),
-            notes=["four with are published one by one, and may wait for each other in a circle"],
+            notes=["four with are published one by one, and can deadlock"],
         )
 
 
