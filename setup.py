@@ -5,49 +5,20 @@ import os
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = [
-    "_alive",
-    "_planted",
-    "_thread",
-    "_segment",
-    "_tenant",
-    "_codec",
-    "_payload",
-    "_journal",
-    "_board",
-    "_lock",
-    "_peek",
-    "_handle",
-    "_orphans",
-    "_bound",
-    "_guard",
-    "_transaction",
-    "_affinity",
-    "_tasks",
-    "_request",
-    "_mutex",
-    "_section",
-    "_holds",
-    "_together",
-    "_several",
-    "_watch",
-    "_any",
-    "_swap",
-    "_attach",
-    "_own",
-    "_robust",
-    "_apart",
-    "_wire",
-    "_turns",
-    "_boxed",
-    "_limit",
-]
+BASE = ["_alive", "_descriptors", "_robust", "_faults"]
+CORE = ["_thread", "_segment", "_tenant", "_codec", "_payload", "_journal", "_wait_board", "_lock", "_peek", "_handle"]
+CORE += ["_foreign_drops", "_bound_with", "_guard", "_transaction", "_affinity", "_tasks", "_async_request", "_mutex"]
+CORE += ["_section", "_section_guard", "_multi_commit", "_multi", "_watch", "_any_sleeper", "_exchange", "_attach"]
+CORE += ["_box_buffer", "_limit"]
+MODULES = [*(f"base.{name}" for name in BASE), *(f"core.{name}" for name in CORE)]
+MODULES += ["engines.local._wire", "engines.local._call_lock", "mp._descriptor_passing"]
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
-COLD = {"_planted", "_segment", "_tenant", "_orphans", "_turns", "_boxed", "_watch", "_bound", "_board", "_journal"}
-COLD |= {"_any", "_alive", "_apart", "_own", "_robust"}
+COLD = {"_segment", "_tenant", "_foreign_drops", "_box_buffer", "_watch", "_bound_with", "_wait_board", "_journal"}
+COLD |= {*BASE, "_any_sleeper", "_call_lock", "_descriptor_passing"}
 
-HEADERS = ("slot", "scalar", "planted", "board", "alive", "dead", "park", "park_any")
+HEADERS = [f"core/{name}.h" for name in ("slot", "msgpack_int", "wait_board", "dead", "park", "park_any", "peek")]
+HEADERS += ["base/faults.h", "base/alive.h"]
 
 DIRECTIVES = {
     "language_level": "3",
@@ -60,7 +31,7 @@ DIRECTIVES = {
 flags = ["-g0", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What Cython generates is not ours to keep free of these.
 flags += ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
-# Faults on purpose, see planted.h.
+# Faults on purpose, see faults.h.
 macros = [("WDKMUTEX_PLANTS", "1")] if os.environ.get("WDKMUTEX_PLANTS") else []
 # For builds that are tested and never measured.
 quick = bool(macros or os.environ.get("WDKMUTEX_SANITIZE") or os.environ.get("WDKMUTEX_QUICK_BUILD"))
@@ -90,11 +61,11 @@ setup(
     ext_modules=[
         Extension(
             f"wdkmutex_shm.{name}",
-            [f"wdkmutex_shm/{name}.pyx"],
-            depends=[f"wdkmutex_shm/{header}.h" for header in HEADERS],
-            include_dirs=["wdkmutex_shm"],
+            [f"wdkmutex_shm/{name.replace('.', '/')}.pyx"],
+            depends=[f"wdkmutex_shm/{header}" for header in HEADERS],
+            include_dirs=["wdkmutex_shm/core", "wdkmutex_shm/base"],
             define_macros=macros,
-            extra_compile_args=["-O1" if quick or name in COLD else "-O3", *flags],
+            extra_compile_args=["-O1" if quick or name.rpartition(".")[2] in COLD else "-O3", *flags],
             extra_link_args=link,
         )
         for name in MODULES

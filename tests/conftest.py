@@ -18,17 +18,21 @@ import psutil
 import pytest
 from commands import Command
 from kinds import KINDS, make
-from lost import Lost
-from peers import METHODS, Clock
+from lost_replies import Lost
+from mp_peers import METHODS, Clock
 from support import daemon_pid, remove_instance, wait_until
 
-from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, _board, current_irql, mp, session, shm, sweep
-from wdkmutex_shm._thread import set_raised_level
-from wdkmutex_shm.client import connect
+from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, current_irql, mp
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core._thread import set_raised_level
+from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.mp import ledger
-from wdkmutex_shm.names import user_prefix
-from wdkmutex_shm.pool import Pool
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.mp import item_counts
+from wdkmutex_shm.pool import sweep
+from wdkmutex_shm.pool.pool import Pool
 
 _numbers = itertools.count(1)
 
@@ -45,7 +49,7 @@ def _ticks() -> int:
 
 def _is_anothers(name: str, base: str, begun: int) -> bool:
     """Whether a segment belongs to a process that the test has not started: it is older, or lives and is no child."""
-    if shm.FOLDER + name == _board.path():
+    if shm.FOLDER + name == _wait_board.path():
         return True  # everybody's; it goes with the last who uses it
     private = re.match(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.", name)
     if private is None:
@@ -162,8 +166,8 @@ def fork() -> Any:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In the place of the clock of the queues' books; it stands still until it is set."""
-    fake = Clock(ledger._now())
-    monkeypatch.setattr(ledger, "_now", fake)
+    fake = Clock(item_counts._now())
+    monkeypatch.setattr(item_counts, "_now", fake)
     return fake
 
 
@@ -210,7 +214,7 @@ def served(cli: Command) -> Command:
 @pytest.fixture
 def lossy(grt: str, monkeypatch: pytest.MonkeyPatch) -> Lost:
     """A client that loses replies, as the one that the Grt uses; it starts daemons where there are none."""
-    from wdkmutex_shm.autostart import start
+    from wdkmutex_shm.engines.local.autostart import start
 
     client = Lost(grt, revive=lambda left: start(grt, left))
     client.open()

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from wdkmutex_daemon.cli import app, codes
+from wdkmutex_daemon.cli import app, exit_codes
 
 import wdkmutex_shm
-from wdkmutex_shm import _segment, mp
+from wdkmutex_shm import mp
+from wdkmutex_shm.core import _segment
 
 
 def parameters_of(what: Any) -> str:
@@ -65,11 +66,11 @@ def commands() -> Iterator[str]:
         options = ["/".join(one.opts) for one in command.params if not getattr(one, "hidden", False)]
         yield f"wdkmutex-daemon {name}: {', '.join(sorted(options))}"
     for code in ("FAILED", "USAGE", "NO_GRT", "LOCK_TIMEOUT", "LOCK_FAILED", "CANNOT_RUN", "NOT_FOUND"):
-        yield f"exit code {code} {getattr(codes, code)}"
+        yield f"exit code {code} {getattr(exit_codes, code)}"
     for name in sorted(wdkmutex_shm.__all__):
         kind = getattr(wdkmutex_shm, name)
         if isinstance(kind, type) and issubclass(kind, BaseException):
-            yield f"exit code of {name} {codes.code_of(kind())}"
+            yield f"exit code of {name} {exit_codes.code_of(kind())}"
 
 
 def pickles() -> Iterator[str]:
@@ -82,7 +83,7 @@ def pickles() -> Iterator[str]:
 def layout() -> Iterator[str]:
     folder = os.path.dirname(_segment.__file__)
     yield f"layout {_segment.LAYOUT}"
-    for header in ("slot.h", "board.h"):
+    for header in ("slot.h", "wait_board.h"):
         with open(os.path.join(folder, header)) as file:
             text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
         for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from procs import Child, Line, in_child
+from processes import Child, Line, in_child
 
 from wdkmutex_shm import (
     CriticalSection,

@@ -14,8 +14,11 @@ tool=${0##*/}
 sources=(wdkmutex_shm daemon pyproject.toml setup.py MANIFEST.in README.md LICENSE)
 
 # The tests of the core, on anonymous mutexes; the part of the suite that is run on other interpreters and builds too.
-core=(every_kind handles guard guard_elsewhere kmutex critical_section exclusion types numbers codec_properties growth peek
-    box irql event_loop async async_edges async_reentered async_waiting async_loops pool segments sweep errors)
+core=(core/test_every_kind objects/test_handles core/test_guard core/test_guard_elsewhere core/test_mutex_kmutex
+    core/test_section core/test_exclusion core/test_types core/test_codec_numbers core/test_codec_properties
+    core/test_payload_growth core/test_peek core/test_box core/test_irql core/test_irql_event_loop
+    wait/test_task_queue wait/test_task_queue_edges wait/test_task_queue_reentered wait/test_task_queue_waiting
+    wait/test_task_queue_loops pool/test_pool core/test_segment pool/test_sweep test_errors)
 
 unset PYTHONPATH PYTHONHOME
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ._guard import Guard
-from ._mutex import FastMutex, KMutex
-from ._request import LockRequest
-from ._section import CriticalSection
-from .conversions import register_type
+from .core._async_request import LockRequest
+from .core._guard import Guard
+from .core._mutex import FastMutex, KMutex
+from .core._section import CriticalSection
+from .core.conversions import register_type
+from .core.irql import Irql, current_irql, raise_irql, signal_handler
 from .errors import (
     AlreadyOwned,
     DaemonError,
@@ -55,21 +56,20 @@ from .errors import (
     WdkMutexError,
     WorkerDied,
 )
-from .holder import Holder
-from .irql import Irql, current_irql, raise_irql, signal_handler
-from .mutex_type import MutexType
-from .waits import DeadlockLink, Waiter
+from .grt.mutex_type import MutexType
+from .observe.holder import Holder
+from .observe.waiters import DeadlockLink, Waiter
 
 if TYPE_CHECKING:
-    from .box import Box as Box
-    from .facts import Statistics as Statistics
-    from .frozen import freeze_support as freeze_support
-    from .grt import Grt as Grt
-    from .several import Guards as Guards
-    from .several import SectionGuard as SectionGuard
-    from .several import lock_all as lock_all
-    from .several import lock_any as lock_any
-    from .values_async import LockWhen as LockWhen
+    from .base.frozen import freeze_support as freeze_support
+    from .core.box import Box as Box
+    from .grt.facade import Grt as Grt
+    from .pool.slot_info import Statistics as Statistics
+    from .wait.any_of import Guards as Guards
+    from .wait.any_of import SectionGuard as SectionGuard
+    from .wait.any_of import lock_all as lock_all
+    from .wait.any_of import lock_any as lock_any
+    from .wait.value_async import LockWhen as LockWhen
 
 __version__ = "0.1.0"
 
@@ -142,27 +142,35 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Loaded at first use: who only locks pays for none of these.
     if name == "Grt":
-        from .grt import Grt
+        from .grt.facade import Grt
 
         return Grt
     if name == "Box":
-        from .box import Box
+        from .core.box import Box
 
         return Box
     if name == "Statistics":
-        from .facts import Statistics
+        from .pool.slot_info import Statistics
 
         return Statistics
     if name in {"Guards", "SectionGuard", "lock_all", "lock_any"}:
-        from . import several
+        from .wait import any_of
 
-        return getattr(several, name)
+        return getattr(any_of, name)
     if name == "freeze_support":
-        from .frozen import freeze_support
+        from .base.frozen import freeze_support
 
         return freeze_support
     if name == "LockWhen":
-        from .values_async import LockWhen
+        from .wait.value_async import LockWhen
 
         return LockWhen
+    if name == "_rebuild":
+        from .objects.handles import rebuild
+
+        return rebuild
+    if name == "_rebuild_error":
+        from .engines import driver_errors
+
+        return driver_errors.rebuild
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .waits import DeadlockLink
+    from .observe.waiters import DeadlockLink
 
 __all__ = [
     "AlreadyOwned",

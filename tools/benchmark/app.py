@@ -21,7 +21,7 @@ from benchmark.isolation import Failure, Step, end_on_sigterm, isolated
 from benchmark.machine import machine
 from benchmark.model import FULL, QUICK, Effort, Row, failed
 from benchmark.rows import ROWS
-from wdkmutex_shm.sweep import unused_boards
+from wdkmutex_shm.pool.sweep import unused_boards
 
 __all__ = ["main"]
 

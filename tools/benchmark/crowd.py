@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from wdkmutex_shm import FastMutex, Grt
-from wdkmutex_shm.names import instance_prefix
-from wdkmutex_shm.pool import Pool
-from wdkmutex_shm.shm import FOLDER, listing
+from wdkmutex_shm.base.names import instance_prefix
+from wdkmutex_shm.memory.shm import FOLDER, listing
+from wdkmutex_shm.pool.pool import Pool
 
 __all__ = [
     "REPLY",

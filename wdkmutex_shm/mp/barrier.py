@@ -12,8 +12,8 @@ from threading import BrokenBarrierError
 from typing import Any
 
 from .. import KMutex
-from .cells import Shared, State, changed, deadline_of, left, must_not_block, wait_for_change
-from .parties import is_dead, me
+from .process_key import is_dead, me
+from .shared_state import Shared, State, changed, deadline_of, left, must_not_block, wait_for_change
 
 __all__ = ["Barrier"]
 

@@ -6,7 +6,7 @@ not. A message too large for that goes as an anonymous file (memfd) whose descri
 it with the last process that has it, also when it lies in the channel at that time.
 
 A descriptor for which there is no room where it is received is lost (unix(7)). So a reader looks at a message before it
-takes it: it has the descriptor by that, or it takes the message apart, see :mod:`wdkmutex_shm._apart`. A reader that is
+takes it: it has the descriptor by that, or it takes the message apart, see `_descriptor_passing.pyx`. A reader that is
 killed between the two leaves the message where it is, and another one that sleeps is not woken for it: hence each of
 them looks again once a second.
 """
@@ -27,8 +27,9 @@ from collections.abc import Callable
 from multiprocessing import connection, reduction
 from typing import Any
 
-from .. import _apart, shm
-from .._own import File, above
+from ..base._descriptors import File, above
+from ..memory import shm
+from . import _descriptor_passing
 
 __all__ = ["Channel", "End", "LostMessage", "NotTaken"]
 
@@ -170,7 +171,7 @@ class End(connection.Connection):
         """Send a large message without a free descriptor."""
         while True:
             try:
-                self._while_too_many(lambda: _apart.send(self.fileno(), label, head, body), flags)
+                self._while_too_many(lambda: _descriptor_passing.send(self.fileno(), label, head, body), flags)
                 return
             except BlockingIOError:
                 if flags & socket.MSG_DONTWAIT or not os.get_blocking(self.fileno()):
@@ -287,7 +288,7 @@ class End(connection.Connection):
 
     def _receive_apart(self) -> bytes:
         try:
-            inline, message = _apart.receive(self.fileno(), _INLINE + 1)
+            inline, message = _descriptor_passing.receive(self.fileno(), _INLINE + 1)
         except ChildProcessError as error:
             raise NotTaken(error) from None
         if not inline:

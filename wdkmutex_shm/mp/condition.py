@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from .. import KMutex
 from ..errors import DriverMutexError
-from .cells import Cell, Shared, State, deadline_of, left, must_not_block, wait_for_change
-from .parties import is_dead, me
+from .process_key import is_dead, me
+from .shared_state import Cell, Shared, State, deadline_of, left, must_not_block, wait_for_change
 
 __all__ = ["Condition"]
 

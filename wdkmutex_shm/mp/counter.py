@@ -1,11 +1,11 @@
-"""The books of a queue that is neither bounded nor joined; see :mod:`wdkmutex_shm.mp.ledger` for those of others."""
+"""The books of a queue that is neither bounded nor joined; see :mod:`.item_counts` for others."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import KMutex
-from .._swap import exchange_if
+from ..core._exchange import exchange_if
 
 __all__ = ["Counter"]
 

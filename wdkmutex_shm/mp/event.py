@@ -6,8 +6,8 @@ from multiprocessing import synchronize
 from typing import Any
 
 from .. import KMutex
-from .._swap import exchange_if
-from .cells import Shared, deadline_of, left, must_not_block, wait_for_change, waits
+from ..core._exchange import exchange_if
+from .shared_state import Shared, deadline_of, left, must_not_block, wait_for_change, waits
 
 __all__ = ["Event"]
 

@@ -34,12 +34,13 @@ from multiprocessing import process, synchronize
 from threading import TIMEOUT_MAX, get_ident
 from typing import Any
 
-from .. import KMutex, _board
-from .._section import CriticalSection, as_blocking
-from .._swap import exchange_if
+from .. import KMutex
+from ..core import _wait_board
+from ..core._exchange import exchange_if
+from ..core._section import CriticalSection, as_blocking
 from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
-from .cells import Attempt, Line, Shared, must_not_block, waits
-from .parties import is_dead, lost, me
+from .process_key import is_dead, lost, me
+from .shared_state import Attempt, Line, Shared, must_not_block, waits
 
 __all__ = ["Lock", "RLock"]
 
@@ -299,7 +300,7 @@ class Lock(Shared, synchronize.Lock):
         attempt = _Restore(self._word, me())
         while not attempt.had:
             try:
-                _board.taking_back(True)
+                _wait_board.taking_back(True)
                 if not attempt.take(False):
                     self._line.wait(self._word, attempt, None)
             except DeadlockError:
@@ -309,7 +310,7 @@ class Lock(Shared, synchronize.Lock):
             except BaseException as error:
                 late = late or error
             finally:
-                _board.taking_back(False)
+                _wait_board.taking_back(False)
         self.abandoned = attempt.dead
         self._thread, self._party = get_ident(), me()
         if late is not None:

@@ -1,7 +1,8 @@
 """Pool: as ``multiprocessing.pool.Pool``, and goes on when workers are killed.
 
 The pool of multiprocessing stops for ever when a worker is killed: one that was idle took the lock of the task queue
-with it, one that was busy took the task. Here no channel has a lock, and :mod:`wdkmutex_shm.mp.crew` keeps the books.
+with it, one that was busy took the task. Here no channel has a lock, and
+:mod:`wdkmutex_shm.mp.supervisor` keeps the books.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from multiprocessing import pool
 from typing import Any
 
 from .channel import LostMessage, NotTaken
-from .crew import Crew
+from .supervisor import Crew
 
 __all__ = ["Pool"]
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .. import identity
+from ..base import identity
 
 __all__ = ["UNKNOWN", "ForkProcess", "ForkServerProcess", "SpawnProcess", "has_ended", "is_code_lost"]
 

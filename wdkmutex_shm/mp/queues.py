@@ -18,12 +18,12 @@ from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 from typing import Any
 
-from .._thread import times_forked
-from .cells import deadline_of, must_not_block, waits
+from ..core._thread import times_forked
 from .channel import Channel, End, NotTaken
 from .counter import Counter
-from .ledger import Ledger, open_books
-from .parties import me
+from .item_counts import Ledger, open_books
+from .process_key import me
+from .shared_state import deadline_of, must_not_block, waits
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 

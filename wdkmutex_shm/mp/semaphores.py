@@ -17,9 +17,9 @@ from operator import index
 from typing import Any
 
 from .. import KMutex
-from .._section import CriticalSection, as_blocking
-from .cells import Attempt, Cell, Line, Shared, State, must_not_block, waits
-from .parties import is_dead, me
+from ..core._section import CriticalSection, as_blocking
+from .process_key import is_dead, me
+from .shared_state import Attempt, Cell, Line, Shared, State, must_not_block, waits
 
 __all__ = ["BoundedSemaphore", "Semaphore"]
 

@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """Run the command line of this process and exit with its status (:mod:`wdkmutex_daemon.cli.codes`)."""
+    """Run the command line of this process and exit with its status (:mod:`wdkmutex_daemon.cli.exit_codes`)."""
     import sys
 
     from .app import run

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from . import codes, options
+from . import exit_codes, options
 from .output import PROGRAM, Failure, error_line
 
 __all__ = ["COMPLETE", "cli", "run"]
@@ -25,17 +25,17 @@ VERBS = {
     "stop": "service",
     "restart": "service",
     "status": "service",
-    "list": "look",
-    "show": "look",
-    "get": "look",
+    "list": "show",
+    "show": "show",
+    "get": "show",
     "waits": "waits",
-    "set": "change",
-    "register": "change",
-    "unregister": "change",
-    "destroy": "change",
+    "set": "values",
+    "register": "values",
+    "unregister": "values",
+    "destroy": "values",
     "lock": "lock",
-    "sweep": "upkeep",
-    "doctor": "upkeep",
+    "sweep": "maintenance",
+    "doctor": "maintenance",
     "demo": "demo",
     "systemd": "units",
     "completion": "completion",
@@ -67,7 +67,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Verbs, epilog=codes.TABLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, epilog=exit_codes.TABLE, context_settings={"help_option_names": ["-h", "--help"]})
 @options.root_instance
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli(instance: str | None) -> None:
@@ -106,7 +106,7 @@ def _print_anything() -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command line ``args`` and return its exit status (:mod:`wdkmutex_daemon.cli.codes`)."""
+    """Run the command line ``args`` and return its exit status (:mod:`wdkmutex_daemon.cli.exit_codes`)."""
     _open_what_is_closed()
     _print_anything()
     args = [_in_utf8(arg) for arg in args]
@@ -122,23 +122,23 @@ def run(args: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         error_line(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
-        return codes.FAILED
+        return exit_codes.FAILED
 
 
 def _invoke(args: Sequence[str]) -> int:
     try:
         with cli.make_context(PROGRAM, list(args) or ["--help"]) as ctx:
             result: Any = cli.invoke(ctx)
-            return result if isinstance(result, int) else codes.OK
+            return result if isinstance(result, int) else exit_codes.OK
     except click.exceptions.Exit as end:
-        return end.exit_code if args else codes.USAGE
+        return end.exit_code if args else exit_codes.USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else PROGRAM
         error_line(f"{error.format_message()} See: {where} --help")
-        return codes.USAGE
+        return exit_codes.USAGE
     except click.ClickException as error:
         error_line(error.format_message())
-        return codes.FAILED
+        return exit_codes.FAILED
     except Failure as failure:
         error_line(str(failure))
         return failure.code
@@ -150,4 +150,4 @@ def _invoke(args: Sequence[str]) -> int:
         if not isinstance(error, WdkMutexError):
             raise
         error_line(str(error))
-        return codes.code_of(error)
+        return exit_codes.code_of(error)

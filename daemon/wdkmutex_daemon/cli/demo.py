@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from . import codes
+from . import exit_codes
 from .output import Failure, print_json
 
 __all__ = ["demo_verb"]
@@ -37,14 +37,14 @@ def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | Non
     """
     import random
 
-    from wdkmutex_shm.frozen import is_frozen
+    from wdkmutex_shm.base.frozen import is_frozen
 
     if is_frozen():
-        raise Failure("the demo spawns Pythons, and a frozen program has none", codes.FAILED)
-    from ..demo.crew import CrewError
+        raise Failure("the demo spawns Pythons, and a frozen program has none", exit_codes.FAILED)
     from ..demo.job import Ended, run
     from ..demo.report import as_json as result_as_json
     from ..demo.report import as_tables
+    from ..demo.workers import CrewError
 
     try:
         with _progress(as_json) as progress:
@@ -56,14 +56,14 @@ def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | Non
                 progress=progress,
             )
     except CrewError as error:
-        raise Failure(str(error), codes.FAILED) from None
+        raise Failure(str(error), exit_codes.FAILED) from None
     except Ended as end:
         return 128 + end.signum
     if as_json:
         print_json(result_as_json(result))
     else:
         click.echo(as_tables(result), nl=False)
-    return codes.OK if result.equal else codes.FAILED
+    return exit_codes.OK if result.equal else exit_codes.FAILED
 
 
 @contextmanager

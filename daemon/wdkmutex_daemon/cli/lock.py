@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import codes, options, session
+from . import exit_codes, options, session
 from .output import error_line
 
 __all__ = ["lock_verb"]
@@ -71,7 +71,7 @@ class _OptionsAroundName(click.Command):
     "--conflict-exit-code",
     metavar="N",
     type=click.IntRange(0, 255),
-    default=codes.LOCK_TIMEOUT,
+    default=exit_codes.LOCK_TIMEOUT,
     show_default=True,
     help="Exit status when the lock was not had in time.",
 )
@@ -98,7 +98,7 @@ def lock_verb(
         if not command:
             raise click.UsageError("Missing argument '-- CMD ARG...'.")
     locked = False
-    status = codes.LOCK_FAILED
+    status = exit_codes.LOCK_FAILED
     try:
         with _signals_raise():
             mutex = session.find(instance, name)
@@ -115,7 +115,7 @@ def lock_verb(
     except WdkMutexError as error:
         if not locked:
             error_line(str(error))
-            return codes.LOCK_FAILED
+            return exit_codes.LOCK_FAILED
         # CMD has ended and its status is what the caller asked for; but it may not have been alone.
         error_line(f"while the command ran: {error}")
     except _Ended as end:
@@ -188,10 +188,10 @@ def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
     child, error = _spawn([_as_given(word) for word in command], mask)
     if error == errno.ENOENT:
         error_line(f"{command[0]}: no such command; give a command on PATH, or its path")
-        return codes.NOT_FOUND
+        return exit_codes.NOT_FOUND
     if error:
         error_line(f"{command[0]} cannot be run: {os.strerror(error)}")
-        return codes.CANNOT_RUN
+        return exit_codes.CANNOT_RUN
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -214,7 +214,7 @@ def _spawn(words: list[bytes], mask: set[signal.Signals | int]) -> tuple[int, in
 
     posix_spawn knows nothing of a parent-death signal. There is one thread here, so the child may do as it likes.
     """
-    from wdkmutex_shm._alive import die_with
+    from wdkmutex_shm.base._alive import die_with
 
     reading, writing = os.pipe()  # closed by the exec
     parent = os.getpid()
@@ -232,7 +232,7 @@ def _spawn(words: list[bytes], mask: set[signal.Signals | int]) -> tuple[int, in
         except OSError as error:
             os.write(writing, str(error.errno).encode())
         finally:
-            os._exit(codes.CANNOT_RUN)
+            os._exit(exit_codes.CANNOT_RUN)
     os.close(writing)
     with open(reading, "rb") as pipe:
         said = pipe.read()

@@ -24,7 +24,7 @@ def instance_of(ctx: click.Context, given: str | None) -> str:
     Raises:
         InvalidName: no instance can have that name.
     """
-    from wdkmutex_shm.names import check_instance, default_instance
+    from wdkmutex_shm.base.names import check_instance, default_instance
 
     given = given or ctx.find_root().params.get("instance")
     return check_instance(given) if given else default_instance()
@@ -56,7 +56,7 @@ def timeout(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of the instance's mutexes; none if its daemon does not answer at once."""
-    from wdkmutex_shm import client
+    from wdkmutex_shm.engines.local import client
 
     try:
         with client.connect(instance_of(ctx, ctx.params.get("instance")), timeout=1.0) as daemon:
@@ -79,7 +79,7 @@ def json_value(text: str) -> Any:
     Raises:
         click.UsageError: it is no JSON.
     """
-    from .jsonform import loads
+    from .json_values import loads
 
     source = text
     try:

@@ -33,7 +33,7 @@ class Failure(Exception):
 
     Args:
         message: what went wrong, and the way out.
-        code: the exit code, from :mod:`wdkmutex_daemon.cli.codes`.
+        code: the exit code, from :mod:`wdkmutex_daemon.cli.exit_codes`.
     """
 
     def __init__(self, message: str, code: int) -> None:

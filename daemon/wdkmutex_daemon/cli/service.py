@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import codes, options, session
+from . import exit_codes, options, session
 from .output import Failure, duration, note, print_json
 
 __all__ = ["restart_verb", "run_verb", "start_verb", "status_verb", "stop_verb"]
@@ -26,7 +26,7 @@ def run_verb(instance: str, detach: bool, ready_fd: int | None) -> int:
     Until Ctrl-C, SIGTERM, `stop` or `destroy`. Mutexes that an earlier daemon left are there again. This is what a
     service manager runs.
     """
-    from ..lifecycle import serve
+    from ..serve.lifecycle import serve
 
     return serve(instance, detach=detach, ready_fd=ready_fd)
 
@@ -40,7 +40,7 @@ def start_verb(instance: str, timeout: float) -> None:
 
 
 def _start(instance: str, timeout: float) -> None:
-    from wdkmutex_shm.autostart import start
+    from wdkmutex_shm.engines.local.autostart import start
 
     started = start(instance, timeout)
     with session.connect(instance) as client:
@@ -62,8 +62,8 @@ def stop_verb(instance: str, timeout: float) -> None:
 
 def _stop(instance: str, timeout: float) -> bool:
     """End the daemon and wait for its end. Tells whether there was one."""
+    from wdkmutex_shm.base.identity import start_time
     from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull
-    from wdkmutex_shm.identity import start_time
 
     try:
         client = session.connect(instance, max(timeout, 0.1))
@@ -76,7 +76,7 @@ def _stop(instance: str, timeout: float) -> bool:
         raise Failure(
             f"the daemon of instance {instance} (pid {pid}) lives but does not answer; end it with: kill -9 {pid} "
             "(no mutex is lost by that)",
-            codes.FAILED,
+            exit_codes.FAILED,
         ) from None
     with client:
         pid = client.daemon["pid"]
@@ -88,7 +88,7 @@ def _stop(instance: str, timeout: float) -> bool:
         raise Failure(
             f"the daemon of instance {instance} (pid {pid}) does not end within {timeout:g} s; end it with: "
             f"kill -9 {pid} (no mutex is lost by that)",
-            codes.FAILED,
+            exit_codes.FAILED,
         )
     note(f"Stopped: the daemon of instance {instance}, pid {pid}. Its mutexes stay; `destroy` frees them.")
     return True
@@ -96,8 +96,8 @@ def _stop(instance: str, timeout: float) -> bool:
 
 def _silent_daemon(instance: str) -> int | None:
     """Pid of a daemon that lives although it does not answer."""
-    from wdkmutex_shm.names import instance_prefix
-    from wdkmutex_shm.pool import Pool
+    from wdkmutex_shm.base.names import instance_prefix
+    from wdkmutex_shm.pool.pool import Pool
 
     return Pool.writer_of(instance_prefix(instance))
 
@@ -122,7 +122,7 @@ def status_verb(instance: str, as_json: bool) -> int:
 
     Exit status 3 if none serves the instance.
     """
-    from wdkmutex_shm.client import has_segments
+    from wdkmutex_shm.engines.local.client import has_segments
     from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull
 
     try:
@@ -149,10 +149,10 @@ def status_verb(instance: str, as_json: bool) -> int:
         else:
             more = " Mutexes of it are in shared memory." if left else ""
             click.echo(f"Instance {instance}: not running.{more} Start it: wdkmutex-daemon start --instance {instance}")
-        return codes.NO_GRT
+        return exit_codes.NO_GRT
     if as_json:
         print_json(facts)
-        return codes.OK
+        return exit_codes.OK
     click.echo(
         f"Instance {instance}: running for {duration(facts['uptime'])}, pid {facts['pid']}, "
         f"version {facts['version']}, {facts['clients']} clients\n"
@@ -162,4 +162,4 @@ def status_verb(instance: str, as_json: bool) -> int:
         f"{facts['data_bytes']} bytes of data\n"
         f"Socket:   {facts['socket']}"
     )
-    return codes.OK
+    return exit_codes.OK

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wdkmutex_shm.client import Client
+    from wdkmutex_shm.engines.local.client import Client
 
 __all__ = ["attach", "connect", "find", "info", "is_serving", "revived", "wait_for_end"]
 
@@ -14,8 +14,8 @@ _LOOK_EVERY = 0.01
 
 
 def connect(instance: str, timeout: float = 10.0) -> Client:
-    """Connect to the daemon of ``instance``. Errors as :func:`wdkmutex_shm.client.connect`."""
-    from wdkmutex_shm.client import connect as connect_to
+    """Connect to the daemon of ``instance``. Errors as :func:`wdkmutex_shm.engines.local.client.connect`."""
+    from wdkmutex_shm.engines.local.client import connect as connect_to
 
     return connect_to(instance, timeout=timeout)
 
@@ -25,8 +25,8 @@ def revived(instance: str) -> Client:
 
     For verbs that make no sense to refuse then: what a daemon left behind could not be destroyed without one.
     """
-    from wdkmutex_shm.autostart import start
-    from wdkmutex_shm.client import Client
+    from wdkmutex_shm.engines.local.autostart import start
+    from wdkmutex_shm.engines.local.client import Client
 
     client = Client(instance, revive=lambda left: start(instance, left))
     client.open()
@@ -48,10 +48,10 @@ def wait_for_end(pid: int, start: int | None, timeout: float) -> bool:
     """Wait until a process has ended. Tells whether it has.
 
     Args:
-        pid: the process. start: its start time, as :func:`wdkmutex_shm.identity.start_time` told.
+        pid: the process. start: its start time, as :func:`wdkmutex_shm.base.identity.start_time` told.
         timeout: seconds.
     """
-    from wdkmutex_shm.identity import is_dead
+    from wdkmutex_shm.base.identity import is_dead
 
     deadline = time.monotonic() + timeout
     while not is_dead(pid, start):
@@ -67,7 +67,7 @@ def info(client: Client, name: str) -> dict[str, Any]:
     Raises:
         InvalidName, KeyNotFound, GrtIsEmpty.
     """
-    from wdkmutex_shm.names import check_name
+    from wdkmutex_shm.base.names import check_name
 
     check_name(name)
     return client.call("info", name=name)
@@ -79,9 +79,9 @@ def attach(facts: dict[str, Any]) -> Any:
     Raises:
         MutexDestroyed: it has gone since.
     """
-    from wdkmutex_shm.handles import attach as attach_to
-    from wdkmutex_shm.names import KIND_WORDS
-    from wdkmutex_shm.pool import SlotRef
+    from wdkmutex_shm.base.names import KIND_WORDS
+    from wdkmutex_shm.objects.handles import attach as attach_to
+    from wdkmutex_shm.pool.pool import SlotRef
 
     kind = next(number for number, word in KIND_WORDS.items() if word == facts["kind"])
     ref = SlotRef(facts["segment"], facts["nonce"], facts["slot"], facts["generation"])

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from . import codes, options
+from . import exit_codes, options
 from .output import PROGRAM, Failure, note
 
 __all__ = ["systemd_verb"]
@@ -36,7 +36,7 @@ def install_verb(instance: str, folder: str | None, force: bool) -> None:
     for path in units:
         if not force and not _is_ours(path):
             raise Failure(
-                f"{path} was not written by this command; remove it, or write over it with --force", codes.FAILED
+                f"{path} was not written by this command; remove it, or write over it with --force", exit_codes.FAILED
             )
     os.makedirs(folder, exist_ok=True)
     for path, text in units.items():
@@ -66,7 +66,7 @@ def _is_ours(path: str) -> bool:
 def _text(name: str) -> str:
     from importlib.resources import files
 
-    from wdkmutex_shm.frozen import is_frozen
+    from wdkmutex_shm.base.frozen import is_frozen
 
     shipped = (files("wdkmutex_daemon") / "units" / name).read_text(encoding="utf-8")
     if is_frozen():  # one file: the loader is the main process, and the daemon its child
@@ -78,7 +78,7 @@ def _command() -> str:
     """The command of this installation, as ExecStart wants it."""
     import shutil
 
-    from wdkmutex_shm.autostart import command
+    from wdkmutex_shm.engines.local.autostart import command
 
     words = command()
     words[0] = os.path.abspath(shutil.which(words[0]) or words[0])

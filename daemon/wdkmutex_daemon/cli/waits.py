@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-    from ..waitgraph import Graph, Mutex, Thread, Wait
+    from ..inspect.waitgraph import Graph, Mutex, Thread, Wait
 
 __all__ = ["waits_verb"]
 
@@ -30,7 +30,7 @@ def waits_verb(as_json: bool, as_dot: bool) -> None:
     Below each mutex are the threads that wait for it, below each of them the mutexes that it holds meanwhile. No lock
     is taken, and no daemon asked.
     """
-    from ..waitgraph import Graph
+    from ..inspect.waitgraph import Graph
 
     graph = Graph()
     if as_json:
@@ -53,8 +53,8 @@ def _who(thread: Thread, command: str, name: str) -> str:
 
 
 def _mutex_text(wait: Wait) -> str:
-    from wdkmutex_shm.holder import thread_name
-    from wdkmutex_shm.identity import command_of
+    from wdkmutex_shm.base.identity import command_of
+    from wdkmutex_shm.observe.holder import thread_name
 
     where = f" of instance {wait.instance}" if wait.instance is not None else ""
     holder = wait.holder
@@ -105,7 +105,7 @@ def _quoted(text: str) -> str:
 
 
 def _dot(graph: Graph) -> str:
-    from wdkmutex_shm.identity import command_of
+    from wdkmutex_shm.base.identity import command_of
 
     lines = ["digraph waits {", "  rankdir=LR;", "  node [shape=box];"]
     mutexes = {mutex: f"m{number}" for number, mutex in enumerate(graph.waits)}

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from wdkmutex_shm import Grt, autostart, identity
-from wdkmutex_shm.client import Client
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base import identity
+from wdkmutex_shm.engines.local import autostart
+from wdkmutex_shm.engines.local.client import Client
 from wdkmutex_shm.errors import GrtIsNull
 
 from .counting import Plan, count_plain, make_plan
-from .crew import Crew
 from .report import Result
 from .state import Job
+from .workers import Crew
 
 __all__ = ["Ended", "run"]
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import private
+from wdkmutex_shm.pool import private
 
 __all__ = ["Child", "Outcome", "in_child"]
 

@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from wdkmutex_shm import _board
+from wdkmutex_shm.core import _wait_board
 
 __all__ = ["Proof", "descriptors", "options", "run"]
 
@@ -182,7 +182,7 @@ def descriptors() -> int:
 def footprint(*folders: str) -> set[str]:
     """Files of ours in shared memory, and those in ``folders``; not the wait board, which all processes share."""
     found = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(f"wdkm.{os.getuid()}.")}
-    found.discard(_board.path())
+    found.discard(_wait_board.path())
     for folder in folders:
         for path, _, files in os.walk(folder):
             found.update(os.path.join(path, file) for file in files)

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 
 import psutil
 
-from wdkmutex_shm import Grt, session, shm, sweep
-from wdkmutex_shm.client import connect
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base.names import instance_prefix
+from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.names import instance_prefix
-from wdkmutex_shm.pool import Pool
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import sweep
+from wdkmutex_shm.pool.pool import Pool
 
 __all__ = ["NOBODY", "ROOT", "daemon_of", "end_daemon", "instance", "remove_instance", "rss", "segments", "slot_offset"]
 
@@ -94,6 +97,6 @@ def instance(name: str) -> Iterator[str]:
 
 def slot_offset(index: int, field: int = 0) -> int:
     """Where a field of a slot lies in its segment."""
-    from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
+    from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
 
     return int(HEADER_BYTES + index * SLOT_BYTES + field)

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import shm
+from wdkmutex_shm.memory import shm
 
 from .compiling import CannotCompileError, compiled
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 import click
 import psutil
 
-from wdkmutex_shm import Grt, paths, session
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base import runtime_dir
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.protocol import FRAME_CAP, PROTOCOL, encode_request
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.protocol.messages import FRAME_CAP, PROTOCOL, encode_request
 
 from ..base import kernel
 from ..base.children import Child, in_child
@@ -168,7 +170,7 @@ class Siege:
 
     def another_user(self) -> None:
         """A process of another user that gets hold of the socket, although nobody else can open its folder."""
-        path = paths.socket_path(self.name)
+        path = runtime_dir.socket_path(self.name)
         way_in = os.open(path, os.O_PATH)
         os.chmod(path, 0o666)
 
@@ -286,7 +288,7 @@ def command(seed: int | None, json_file: str | None, seconds: float, attack: tup
             proof.expect(_settled(daemon, descriptors), "every connection's descriptor is given back")
             proof.expect(daemon_of(name) == daemon.pid, "the daemon is the one that it was")
             proof.expect(Grt.get_fast_mutex("good", int).peek() > 0, "T is there")
-            with open(paths.log_path(name), errors="replace") as log:
+            with open(runtime_dir.log_path(name), errors="replace") as log:
                 text = log.read()
             proof.expect("Traceback" not in text, "no request meets an unexpected error", log=text[-2000:])
             Grt.destroy()

@@ -9,9 +9,13 @@ from functools import partial
 import click
 import psutil
 
-from wdkmutex_shm import Grt, autostart, session, shm, sweep
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base.names import instance_prefix, user_prefix
+from wdkmutex_shm.engines.local import autostart
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.names import instance_prefix, user_prefix
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import sweep
 
 from ..base.children import Child
 from ..base.harness import Proof, options, run

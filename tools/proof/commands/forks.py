@@ -6,8 +6,9 @@ from multiprocessing import forkserver
 
 import click
 
-from wdkmutex_shm import FastMutex, Grt, shm
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm import FastMutex, Grt
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.memory import shm
 
 from ..base.compiling import CannotCompileError
 from ..base.harness import Proof, descriptors, options, run

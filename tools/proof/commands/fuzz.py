@@ -7,7 +7,8 @@ import time
 
 import click
 
-from wdkmutex_shm import protocol, types
+from wdkmutex_shm.core import types
+from wdkmutex_shm.protocol import messages
 
 from ..base.harness import Proof, options, run
 from ..intruders.coverage import Edges
@@ -29,7 +30,7 @@ class Fuzzer:
         self.name = name
         self.target = target
         self.random = proof.random
-        self.edges = Edges(protocol, types)
+        self.edges = Edges(messages, types)
         self.outcomes: set[str] = set()
         self.corpus: list[bytes] = []
         for seed in target.seeds:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from wdkmutex_shm import FastMutex, shm
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm import FastMutex
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.memory import shm
 
 from ..base.harness import Proof, descriptors, options, run
 from ..base.stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import click
 
-from wdkmutex_shm import Grt, sweep
+from wdkmutex_shm import Grt
+from wdkmutex_shm.pool import sweep
 
 from ..base.harness import Proof, options, run
 from ..base.instances import ROOT, instance

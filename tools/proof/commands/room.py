@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from wdkmutex_shm import sweep
+from wdkmutex_shm.pool import sweep
 
 from ..base.children import in_child
 from ..base.harness import Proof, options, run

@@ -14,12 +14,14 @@ from typing import Any
 import click
 import psutil
 
-from wdkmutex_shm import Grt, shm, sweep
-from wdkmutex_shm.client import connect
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base.names import instance_prefix
+from wdkmutex_shm.base.runtime_dir import log_path
+from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull, WdkMutexError
-from wdkmutex_shm.names import instance_prefix
-from wdkmutex_shm.paths import log_path
-from wdkmutex_shm.pool import Pool
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import sweep
+from wdkmutex_shm.pool.pool import Pool
 
 from ..base.harness import Proof, footprint, options, run
 from ..storm.audit import audit

@@ -9,8 +9,10 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, private, shm
+from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex
 from wdkmutex_shm.errors import GrtIsEmpty, KeyNotFound
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import private
 
 from ..base.compiling import compiled
 from ..base.harness import Proof, descriptors

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import NotOwned, shm
+from wdkmutex_shm import NotOwned
+from wdkmutex_shm.memory import shm
 
 from .child import Hold
 from .ways import Child

@@ -6,7 +6,9 @@ import itertools
 import random
 from typing import Any
 
-from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
+from wdkmutex_shm import CriticalSection, FastMutex, KMutex
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import private
 
 from ..base.harness import Proof
 from .child import Hold

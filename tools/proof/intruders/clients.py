@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, session
+from wdkmutex_shm import FastMutex, Grt, KMutex
 from wdkmutex_shm.errors import LockTimeout, MutexDamaged, MutexDestroyed, WdkMutexError
+from wdkmutex_shm.grt import session
 
 from . import multi
 

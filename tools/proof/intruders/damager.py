@@ -7,9 +7,9 @@ import random
 import re
 import struct
 
-from wdkmutex_shm import journal, shm
-from wdkmutex_shm._journal import NOTE_COMMIT, PENDING_AT
-from wdkmutex_shm._segment import DATA_HEADER_BYTES, HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.core._journal import NOTE_COMMIT, PENDING_AT
+from wdkmutex_shm.core._segment import DATA_HEADER_BYTES, HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.memory import journal_files, shm
 
 __all__ = ["Damager", "write"]
 
@@ -101,7 +101,7 @@ class Damager:
         else:
             found = _JOURNAL.fullmatch(name)
             assert found is not None
-            note = journal._note_of(int(found[1]), int(found[2])) | self.random.randrange(2) << NOTE_COMMIT
+            note = journal_files._note_of(int(found[1]), int(found[2])) | self.random.randrange(2) << NOTE_COMMIT
             base = HEADER_BYTES + self.random.randrange(self.slots) * SLOT_BYTES
             write(pool, base + PENDING_AT, struct.pack("=Q", note))
 

@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from wdkmutex_shm import Grt, autostart, paths, session, shm
-from wdkmutex_shm.client import connect
+from wdkmutex_shm import Grt
+from wdkmutex_shm.base import runtime_dir
+from wdkmutex_shm.base.names import instance_prefix, pool_segment
+from wdkmutex_shm.engines.local import autostart
+from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import RuntimeFolderRefused, SegmentRefused, WdkMutexError
-from wdkmutex_shm.names import instance_prefix, pool_segment
-from wdkmutex_shm.pool import Pool
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool.pool import Pool
 
 from ..base.children import Child, in_child
 from ..base.harness import Proof
@@ -183,7 +187,7 @@ def _squatter(path: str) -> Iterator[tuple[Child, int]]:
 
 def socket_squatted(proof: Proof, name: str) -> None:
     """Something else is where the socket should be. It is not removed, and nobody else is told a word."""
-    path = paths.socket_path(name)
+    path = runtime_dir.socket_path(name)
     makers: list[tuple[str, Callable[[], object]]] = [
         ("a file", lambda: os.close(os.open(path, os.O_CREAT | os.O_WRONLY))),
         ("a folder", lambda: os.mkdir(path)),

@@ -9,9 +9,13 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, identity, session, shm, sweep
+from wdkmutex_shm import FastMutex, Grt, KMutex
+from wdkmutex_shm.base import identity
+from wdkmutex_shm.base.names import user_prefix
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import sweep
 
 from ..base import kernel
 from ..base.children import Child, in_child

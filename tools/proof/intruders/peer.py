@@ -9,9 +9,9 @@ from typing import Any
 
 import msgpack
 
-from wdkmutex_shm import paths
+from wdkmutex_shm.base import runtime_dir
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.protocol import PROTOCOL, VERBS, Frames, decode_reply, encode_request
+from wdkmutex_shm.protocol.messages import PROTOCOL, VERBS, Frames, decode_reply, encode_request
 
 __all__ = ["Peer", "hostile_frame", "hostile_value"]
 
@@ -35,7 +35,7 @@ class Peer:
         self.frames = Frames()
         try:
             self.sock.settimeout(seconds)
-            self.sock.connect(path or paths.socket_path(instance))
+            self.sock.connect(path or runtime_dir.socket_path(instance))
             if hello:
                 self.sock.sendall(encode_request("hello", {"protocol": PROTOCOL, "session": random.getrandbits(64)}))
                 self.reply()

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from wdkmutex_shm import data, handles, shm
+from wdkmutex_shm.base.names import KIND_K, data_segment, instance_prefix
+from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, OtherPidNamespace, SegmentRefused, WdkMutexError
-from wdkmutex_shm.names import KIND_K, data_segment, instance_prefix
-from wdkmutex_shm.pool import Pool, SlotRef
-from wdkmutex_shm.types import codec_for
+from wdkmutex_shm.memory import data_segments, shm
+from wdkmutex_shm.objects import handles
+from wdkmutex_shm.pool.pool import Pool, SlotRef
 
 from ..base.children import in_child
 from ..base.harness import Proof
@@ -50,7 +51,7 @@ def _pool(name: str, size: int) -> Iterator[tuple[SlotRef, str]]:
         pool = Pool.open(prefix)
         codec = codec_for(b"")
         raw = codec.encode(b"x" * size)
-        ident = data.create(prefix, raw)
+        ident = data_segments.create(prefix, raw)
         ref = pool.allocate(b"refused", KIND_K, codec.tag, b"", (ident, len(raw)))
         del pool  # or a child would inherit the mapping, and have nothing to look at before it uses it
         yield ref, data_segment(prefix, ident)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import MutexDamaged, ProtocolError, WdkMutexError
-from wdkmutex_shm.protocol import (
+from wdkmutex_shm.protocol.messages import (
     FRAME_CAP,
     PROTOCOL,
     VERBS,
@@ -24,7 +25,6 @@ from wdkmutex_shm.protocol import (
     encode_reply,
     encode_request,
 )
-from wdkmutex_shm.types import codec_for
 
 __all__ = ["BrokenError", "TARGETS", "Target"]
 

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, session, shm, sweep
+from wdkmutex_shm import FastMutex, Grt, KMutex
+from wdkmutex_shm.base.names import instance_prefix
 from wdkmutex_shm.errors import PagedPoolAllocFailed
-from wdkmutex_shm.names import instance_prefix
+from wdkmutex_shm.grt import session
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import sweep
 
 from ..base import kernel
 from ..base.children import Child, Outcome

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from wdkmutex_shm import FastMutex, Grt, KMutex, session
+from wdkmutex_shm import FastMutex, Grt, KMutex
 from wdkmutex_shm.errors import GrtError, PagedPoolAllocFailed
+from wdkmutex_shm.grt import session
 
 from ..base import kernel
 from ..base.children import Child
@@ -216,8 +217,8 @@ def locked_memory(source: random.Random, name: str) -> int:
 
 def _start(name: str) -> None:
     """Start a daemon of another instance and end it."""
-    from wdkmutex_shm import autostart
-    from wdkmutex_shm.client import connect
+    from wdkmutex_shm.engines.local import autostart
+    from wdkmutex_shm.engines.local.client import connect
 
     autostart.start(name)
     with connect(name) as client:

@@ -14,15 +14,17 @@ import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_daemon import handlers
-from wdkmutex_daemon.lifecycle import serve
+from wdkmutex_daemon.serve import handlers
+from wdkmutex_daemon.serve.lifecycle import serve
 
-from wdkmutex_shm import FastMutex, shm, verbs
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
-from wdkmutex_shm.client import Client, connect
+from wdkmutex_shm import FastMutex
+from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
+from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.engines.local import requests
+from wdkmutex_shm.engines.local.client import Client, connect
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsEmpty, KeyNotFound
-from wdkmutex_shm.names import KIND_FAST, instance_prefix, pool_segment
-from wdkmutex_shm.protocol import READY
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.protocol.messages import READY
 
 from ..base.harness import Proof
 from ..base.stepping import Region, Stepper, end, mark, traced_child
@@ -54,15 +56,15 @@ class Change(NamedTuple):
 
 
 def _register(client: Client, value: Any) -> None:
-    verbs.create(client, _NAME, KIND_FAST, "overwrite", value, type(value))
+    requests.create(client, _NAME, KIND_FAST, "overwrite", value, type(value))
 
 
 def _unregister(client: Client, value: Any) -> None:
-    verbs.unregister(client, _NAME)
+    requests.unregister(client, _NAME)
 
 
 def _destroy(client: Client, value: Any) -> None:
-    verbs.destroy(client)
+    requests.destroy(client)
 
 
 CHANGES = (
@@ -208,11 +210,11 @@ class DaemonScene(Scene):
             stage.start_daemon()
         with connect(stage.instance) as client:
             if _BYSTANDER not in client.collect("names", "names"):
-                verbs.create(client, _BYSTANDER, KIND_FAST, "overwrite", b"b" * 300, bytes)
-            self._bystander = verbs.get(client, _BYSTANDER, KIND_FAST)
+                requests.create(client, _BYSTANDER, KIND_FAST, "overwrite", b"b" * 300, bytes)
+            self._bystander = requests.get(client, _BYSTANDER, KIND_FAST)
             _forget(client)
             if change.old is not None:
-                self._mutex = verbs.create(client, _NAME, KIND_FAST, "overwrite", change.old, type(change.old))
+                self._mutex = requests.create(client, _NAME, KIND_FAST, "overwrite", change.old, type(change.old))
         size = HEADER_BYTES + _WATCHED_SLOTS * SLOT_BYTES
         self.region = Region(pool_segment(stage.prefix, 0), 0, size)
         return stage.ask(change)
@@ -291,11 +293,11 @@ class DaemonScene(Scene):
 
 def _value(client: Client) -> Any:
     try:
-        return verbs.get(client, _NAME, KIND_FAST).peek()
+        return requests.get(client, _NAME, KIND_FAST).peek()
     except (KeyNotFound, GrtIsEmpty):
         return None
 
 
 def _forget(client: Client) -> None:
     if _value(client) is not None:
-        verbs.unregister(client, _NAME)
+        requests.unregister(client, _NAME)

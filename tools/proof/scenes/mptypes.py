@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wdkmutex_shm import mp
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import FastMutex, KMutex, journal, lock_all, private, shm, sweep
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm import FastMutex, KMutex, lock_all
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.memory import journal_files, shm
+from wdkmutex_shm.pool import private, sweep
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Region, Stepper, traced_child
@@ -105,7 +107,7 @@ class SeveralScene(Scene):
             mutex.to_owned()
         left = shm.listing(private.the_pool().prefix + ".d")
         self.expect(not left, "no data segment is left", where, left=left)
-        journal._next_search.clear()  # or it would be looked for later only
+        journal_files._next_search.clear()  # or it would be looked for later only
         sweep.dead_private_pools()
         left = shm.listing(f"{user_prefix()}@{self._victim}.")
         self.expect(not left, "no journal is left", where, left=left)
@@ -143,4 +145,4 @@ class SeveralScene(Scene):
     def close(self) -> None:
         """Remove the journal of this process, which it would keep to its end."""
         super().close()
-        journal._close()
+        journal_files._close()

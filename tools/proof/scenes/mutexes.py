@@ -9,8 +9,10 @@ import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import CriticalSection, FastMutex, KMutex, private, shm
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm import CriticalSection, FastMutex, KMutex
+from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import private
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child

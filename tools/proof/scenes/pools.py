@@ -6,8 +6,10 @@ import os
 import signal
 from typing import Any
 
-from wdkmutex_shm import FastMutex, KMutex, private, shm, sweep
-from wdkmutex_shm.names import user_prefix
+from wdkmutex_shm import FastMutex, KMutex
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.memory import shm
+from wdkmutex_shm.pool import private, sweep
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Stepper, traced_child

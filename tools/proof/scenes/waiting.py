@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from wdkmutex_shm import FastMutex, KMutex, lock_all, lock_any
-from wdkmutex_shm._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Region, Stepper, end, mark, traced_child

@@ -7,10 +7,11 @@ import queue
 from collections import Counter
 from typing import Any
 
-from wdkmutex_shm import Grt, lock_all, shm
-from wdkmutex_shm.client import connect
+from wdkmutex_shm import Grt, lock_all
+from wdkmutex_shm.base.names import instance_prefix
+from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import WdkMutexError
-from wdkmutex_shm.names import instance_prefix
+from wdkmutex_shm.memory import shm
 
 from ..base.harness import Proof
 from .bank import is_whole

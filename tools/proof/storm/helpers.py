@@ -11,7 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from wdkmutex_shm import Grt, WorkerDied, mp, private
+from wdkmutex_shm import Grt, WorkerDied, mp
+from wdkmutex_shm.pool import private
 
 from . import relay
 from .board import Log

@@ -10,7 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from wdkmutex_shm import mp
-from wdkmutex_shm.mp.parties import me
+from wdkmutex_shm.mp.process_key import me
 
 from ..base.harness import descriptors
 from .book import is_running, undisturbed

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from wdkmutex_shm import Grt, lock_all, private
+from wdkmutex_shm import Grt, lock_all
 from wdkmutex_shm.errors import (
     DaemonUnavailable,
     DeadlockError,
@@ -24,6 +24,7 @@ from wdkmutex_shm.errors import (
     MutexDestroyed,
     WdkMutexError,
 )
+from wdkmutex_shm.pool import private
 
 from .board import Log
 from .book import Book, footprint, is_running

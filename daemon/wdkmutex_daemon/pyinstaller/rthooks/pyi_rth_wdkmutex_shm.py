@@ -1,3 +1,3 @@
-from wdkmutex_daemon.frozen import divert
+from ...frozen import divert
 
 divert()

@@ -1,0 +1,411 @@
+"""How many items of a queue are where, so that none of them is counted for ever after a process died with it.
+
+The state: [tasks done early, what the dead may have left unnoted, since when nothing moved, then five numbers for each
+process: the process, items that it put and that still wait in it ("reserved"), items of it that lie in the channel
+("sent"), items that it took and has not finished ("in hand"), whether it takes items...].
+
+An item is counted with the process that put it, until somebody takes it. So what a dead process had reserved is struck
+off at once. Two short windows remain: a process that dies between taking an item and noting that (the item is counted,
+and lies nowhere), and one that dies between sending it and noting that (it lies there, and is not counted). After such
+a death the books are in doubt until the channel was seen empty, and 0.05 s later again, with nothing noted in between:
+then who lives has noted what it took, see :meth:`Ledger.mend`.
+"sent" may be below zero for an instant: the taker may be faster than the sender with its note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from multiprocessing import util
+from typing import Any
+
+from .. import KMutex
+from ..core._section import CriticalSection
+from ..errors import DriverMutexError
+from .channel import End
+from .counter import Counter
+from .process_key import is_dead, me
+from .shared_state import (
+    SLICE,
+    Attempt,
+    Cell,
+    Line,
+    State,
+    deadline_of,
+    left,
+    must_not_block,
+    wait_for_change,
+    waits,
+)
+
+__all__ = ["Ledger", "open_books"]
+
+_EARLY, _DOUBT, _STILL, _FIRST = range(4)
+_PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
+_WIDTH = 5
+_TAKER_DIED, _SENDER_DIED = 1, 2  # bits of the doubt; the first also where a living one lost what it took
+_AFTER_FEEDERS = -10  # as an exit priority: when the threads of multiprocessing's queues have ended
+_SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
+
+
+def _now() -> int:
+    """Milliseconds of the clock that all processes share."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def _entry(state: State, party: int) -> int | None:
+    for at in range(_FIRST, len(state), _WIDTH):
+        if state[at] == party:
+            return at
+    return None
+
+
+def _add(state: State, party: int, column: int, number: int) -> None:
+    """Change a number of a process; strike off a process all of whose numbers are zero."""
+    state[_STILL] = 0
+    at = _entry(state, party)
+    if at is None:
+        if number < 0:
+            return  # it died, and was struck off
+        at = len(state)
+        state += (party, 0, 0, 0, 0)
+    state[at + column] += number
+    if not any(state[at + 1 : at + _WIDTH]):
+        del state[at : at + _WIDTH]
+
+
+def _sum(state: State, *columns: int) -> int:
+    return sum(sum(state[_FIRST + column :: _WIDTH]) for column in columns)
+
+
+def _dead(state: State) -> set[int]:
+    """Who died with something that is to be struck off: whose items lie in the channel stays, and changes nothing."""
+    entries = (state[at : at + _WIDTH] for at in range(_FIRST, len(state), _WIDTH))
+    return {
+        party
+        for party, reserved, sent, in_hand, takes in entries
+        if (reserved or sent < 0 or in_hand or takes) and is_dead(party)
+    }
+
+
+def _bury(state: State, dead: set[int]) -> None:
+    """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
+    for at in reversed(range(_FIRST, len(state), _WIDTH)):
+        if state[at] in dead:
+            if state[at + _TAKES]:
+                state[_DOUBT] |= _TAKER_DIED
+            if state[at + _RESERVED]:
+                state[_DOUBT] |= _SENDER_DIED
+            state[_STILL] = 0  # what it took or sent last may be on its way
+            state[at + _RESERVED] = state[at + _IN_HAND] = state[at + _TAKES] = 0
+            state[at + _SENT] = max(0, state[at + _SENT])  # below zero: taken, and still among what was reserved
+            if not state[at + _SENT]:
+                del state[at : at + _WIDTH]
+    _limit_early(state)
+
+
+def _limit_early(state: State) -> None:
+    """What was done early and is lost is not to be counted off again: with the next item that somebody puts."""
+    state[_EARLY] = min(state[_EARLY], max(0, _sum(state, _RESERVED, _SENT)))
+
+
+def _leave(ledger: weakref.ref[Ledger], party: int) -> None:
+    found = ledger()
+    if found is not None:
+        with contextlib.suppress(DriverMutexError):  # the queue is gone
+            found.leave(party)
+
+
+class Ledger:
+    """The books of one queue.
+
+    Args:
+        most: how many items it takes, 0 for any number. reader: the reading end of its channel.
+        joinable: whether items are followed until they are done.
+
+    Attributes:
+        taking: one for each call in this process that takes an item, or ended without having noted what it took.
+    """
+
+    def __init__(
+        self, mutex: KMutex[bytes] | None, line: CriticalSection | None, most: int, reader: End, joinable: bool
+    ):
+        self.cell = Cell("ibq", "qiiib", [0, 0, 0] if mutex is None else mutex)
+        self.line = Line(line)
+        self.most = most
+        self.joinable = joinable
+        self._end = reader
+        self.taking: list[None] = []
+        self._taker = 0  # the process that this object noted as one that takes items
+        self._putter = 0  # the process that has put an item with this object
+
+    def reserve(self, block: bool, timeout: float | None, had: list[bool] | None = None) -> bool:
+        """Count one more item with this process. Returns False when the queue stayed full.
+
+        ``had`` is not empty once it is counted, whatever a signal handler raises here: then the caller releases it.
+        """
+        block = waits(block, timeout)
+        if block and self.most:
+            must_not_block("put")
+        if self._putter != me():
+            self.mend()  # who comes removes who has gone: else the state would grow with each process
+            self._putter = me()
+        if self.reserve_now(had):
+            return True
+        if not block:
+            self.mend()
+            return bool(self.reserve_now(had))
+        return self.line.wait(self.cell.mutex, _Room(self, had), timeout)
+
+    def reserve_now(self, had: list[bool] | None = None) -> bool | None:
+        """Count one more item, if there is room: True, else None."""
+        return self.cell.change(self._reserve, had)
+
+    def _reserve(self, state: State) -> bool | None:
+        self._settle(state)
+        if self.most and _sum(state, _RESERVED, _SENT) >= self.most:
+            return None
+        _add(state, me(), _RESERVED, 1)
+        return True
+
+    def release(self) -> None:
+        """An item of this process could not be sent: it is counted no more."""
+
+        def strike(state: State) -> bool:
+            at = _entry(state, me())
+            if at is not None:  # one noted late, as taken, may stand for this one
+                state[at + _SENT] = max(state[at + _SENT], 1 - state[at + _RESERVED])
+                _add(state, me(), _RESERVED, -1)
+                _limit_early(state)
+            return True
+
+        self.cell.change(strike)
+
+    def sent(self, count: int) -> None:
+        """So many items of this process lie in the channel, or were taken from it already."""
+
+        def note(state: State) -> bool:
+            at = _entry(state, me())
+            if at is not None:
+                state[at + _SENT] += count
+                _add(state, me(), _RESERVED, -count)
+            return True
+
+        self.cell.change(note)
+
+    def will_take(self) -> None:
+        """Note that this process takes items, before it takes the first one."""
+        party = me()
+        if self._taker == party:
+            return
+        self.mend()  # as reserve() does
+
+        def note(state: State) -> bool | None:
+            at = _entry(state, party)
+            if at is not None and state[at + _TAKES]:
+                return None
+            _add(state, party, _TAKES, 1)
+            return True
+
+        self.cell.change(note)
+        self._taker = party
+        util.Finalize(self, _leave, (weakref.ref(self), party), exitpriority=_AFTER_FEEDERS)
+
+    def leave(self, party: int) -> None:
+        """Note that this process, which ends, takes items no more: it has none in its hands that nobody knows of."""
+        self._taker = 0  # a thread that goes on, and takes one, notes that anew
+        if self.taking:
+            return
+
+        def note(state: State) -> bool | None:
+            at = _entry(state, party)
+            if at is None or not state[at + _TAKES]:
+                return None
+            _add(state, party, _TAKES, -1)
+            return True
+
+        self.cell.change(note)
+
+    def taken(self, party: int, noted: list[bool]) -> None:
+        """This process took an item that ``party`` had put. ``noted`` is not empty once that is written down."""
+
+        def note(state: State) -> bool:
+            at = _entry(state, party)
+            if at is not None and state[at + _SENT] > -state[at + _RESERVED]:  # else it was struck off as lost
+                _add(state, party, _SENT, -1)
+            if state[_EARLY]:
+                state[_EARLY] -= 1  # it is done already, and in nobody's hands
+            elif self.joinable:
+                _add(state, me(), _IN_HAND, 1)
+            state[_STILL] = 0
+            self._settle(state)
+            return True
+
+        self.cell.change(note, noted)
+
+    def may_have_lost_one(self) -> None:
+        """This process may have taken an item that nobody will ever note: a call that takes one has failed."""
+
+        def note(state: State) -> bool:
+            state[_DOUBT] |= _TAKER_DIED
+            state[_STILL] = 0
+            return True
+
+        self.cell.change(note)
+
+    def done(self) -> None:
+        """An item that was taken is done, by whomever.
+
+        Raises:
+            ValueError: all are.
+        """
+
+        def note(state: State) -> bool:
+            if self._open(state) <= 0:
+                raise ValueError("task_done() called too many times")
+            holders = [at for at in range(_FIRST, len(state), _WIDTH) if state[at + _IN_HAND] > 0]
+            if holders:
+                mine = _entry(state, me())
+                _add(state, state[mine if mine in holders else holders[0]], _IN_HAND, -1)
+            else:
+                state[_EARLY] += 1
+            return True
+
+        self.cell.change(note)
+
+    @staticmethod
+    def _open(state: State) -> int:
+        return _sum(state, _RESERVED, _SENT, _IN_HAND) - int(state[_EARLY])
+
+    def wait_until_done(self, timeout: float | None = None) -> bool:
+        """Wait until all items are done. What a dead process had put but not sent, or not finished, counts as done."""
+        must_not_block("join")
+        deadline = deadline_of(timeout)
+        while not wait_for_change(self.cell.mutex, self._all_done, deadline, 2 * SLICE):
+            self.mend()
+            if left(deadline, 1.0) <= 0:
+                return False
+        return True
+
+    def _all_done(self) -> bool | None:
+        state = self.cell.peek()
+        if self._open(state) > 0:
+            return None
+        empty = self._is_channel_empty()
+        if empty is None:
+            return True  # this process cannot look, and must not wait for ever for one that can
+        # What was done early need not be taken.
+        return True if (empty or state[_EARLY]) and not state[_DOUBT] else None
+
+    def _is_channel_empty(self) -> bool | None:
+        """Whether nothing lies in the channel; None where this process has closed it."""
+        try:
+            return self._end.size() == 0
+        except OSError:
+            return None
+
+    def count(self) -> int:
+        """How many items were put and not taken. What died with a process is not counted."""
+        if self._count():
+            self.mend()
+        return self._count()
+
+    def _count(self) -> int:
+        return max(0, _sum(self.cell.peek(), _RESERVED, _SENT))
+
+    def full(self) -> bool:
+        """Whether there is no room. What died with a process takes none."""
+        if not self._is_full():
+            return False
+        self.mend()
+        return self._is_full()
+
+    def _is_full(self) -> bool:
+        return self.most > 0 and self._count() >= self.most
+
+    def mend(self) -> None:
+        """Strike off what died with a process.
+
+        Who is dead is asked once, which takes long: others who commit meanwhile must not keep this from being done.
+        """
+        dead = _dead(self.cell.peek())
+
+        def strike(state: State) -> bool | None:
+            before = list(state)
+            if dead:
+                _bury(state, dead)
+            self._settle(state)
+            return True if state != before else None
+
+        self.cell.change(strike)
+
+    def _settle(self, state: State) -> None:
+        """Resolve the doubt that a death left, once who lives has had the time to note what it took.
+
+        A taker that died may have had an item in its hands: it is counted, lies nowhere, and nobody notes it. It is
+        struck off. What a sender that died had not noted has been taken, and is counted with the taker. Who was stopped
+        for all the time has an item that is struck off, too.
+        """
+        if not state[_DOUBT]:
+            return
+        empty = self._is_channel_empty()
+        if empty is None:
+            return  # to be settled by who can look
+        if not empty:
+            state[_STILL] = 0
+            return
+        now = _now()
+        if not state[_STILL] or now < state[_STILL]:  # noted by another clock: of a time namespace that is ahead
+            state[_STILL] = now
+        if now - state[_STILL] < _SETTLED:
+            return
+        if state[_DOUBT] & _TAKER_DIED:
+            for at in reversed(range(_FIRST, len(state), _WIDTH)):
+                state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
+                if not any(state[at + 1 : at + _WIDTH]):
+                    del state[at : at + _WIDTH]
+            _limit_early(state)
+        # What is reserved may have been sent without a note, and the dead one may have taken that, too; unless who took
+        # it has noted that.
+        state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED, _SENT) > 0 else 0
+
+    def keep_looking(self, writer: End) -> None:
+        """The channel is about to be closed in this process, which may join the queue nevertheless.
+
+        It looks from the writing end: a reading end would keep other processes waiting for who takes what they put.
+        """
+        with contextlib.suppress(OSError):  # it was closed before
+            self._end = End(os.dup(writer.fileno()), readable=False)
+
+    def shared(self) -> tuple[Any, ...]:
+        """What another process needs to open the same books, beside the channel."""
+        return self.cell.mutex, self.line.section, self.most, self.joinable
+
+
+class _Room(Attempt):
+    """Waiting for room in a queue."""
+
+    def __init__(self, ledger: Ledger, had: list[bool] | None) -> None:
+        self._ledger = ledger
+        self._had = had
+
+    def take(self, first: bool) -> bool | None:
+        self.had = bool(self._ledger.reserve_now(self._had))
+        return self.had or None
+
+    def give_back(self) -> None:
+        """Who puts the item does so."""
+
+    def mend(self) -> None:
+        self._ledger.mend()
+
+
+def open_books(
+    cell: KMutex[Any] | None, line: CriticalSection | None, most: int, joinable: bool, reader: End
+) -> Ledger | Counter:
+    """Return the books that fit a queue: new ones, or those that ``shared()`` of another process's told of."""
+    if most or joinable:
+        return Ledger(cell, line, most, reader, joinable)
+    return Counter(cell)

@@ -1,0 +1,166 @@
+"""Who waits for what, as the wait board tells it (:mod:`wdkmutex_shm.core._wait_board`), without any lock being taken.
+
+A record says what its writer did last. Of a process that was killed while it waited it stays, and is told apart here by
+the process's start time: the dead never count.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+from typing import NamedTuple, NoReturn
+
+from ..base import identity
+from ..base.names import KIND_WORDS
+from ..core import _wait_board
+from ..core._wait_board import Hold, Record
+from ..errors import LockTimeout
+from . import holder
+
+__all__ = ["DeadlockLink", "Waiter", "all_waits", "count", "label_of", "link_of", "raise_timeout", "waiters_of"]
+
+
+@atexit.register
+def _at_end() -> None:
+    # Not imported here: a forked child ends with this, too. Who never had a mutex has not loaded it, nor waited.
+    sweep = sys.modules.get("wdkmutex_shm.pool.sweep")
+    if sweep is not None:
+        sweep.leave_board()
+
+
+_HOW = {
+    _wait_board.WAIT_LOCK: "lock",
+    _wait_board.WAIT_ANY: "any",
+    _wait_board.WAIT_VALUE: "value",
+    _wait_board.WAIT_TASK: "task",
+    _wait_board.WAIT_BACK: "lock",
+}
+
+
+class Waiter(NamedTuple):
+    """Who waits for a mutex, for a millisecond at least (a task: for some 50 ms).
+
+    Attributes:
+        pid: the process. tid: its thread (Linux thread id); of a task, the thread of its event loop.
+        thread: the thread's name as the kernel knows it, or ``?``.
+        command: the process's command line, or ``?`` if it is gone.
+        waited: seconds since the wait began.
+        how: ``lock``: for the lock, and for nothing else; ``any``: for this one of several; ``value``: for a value of
+            it; ``task``: a task of an event loop, which goes on with others meanwhile.
+    """
+
+    pid: int
+    tid: int
+    thread: str
+    command: str
+    waited: float
+    how: str
+
+
+class DeadlockLink(NamedTuple):
+    """One thread in a circle of threads that wait for each other.
+
+    Attributes:
+        pid, tid, thread, command: who it is, as in :class:`Waiter`.
+        holds: name of the mutex that it holds and the one before it in the circle waits for.
+        waits_for: name of the mutex that it waits for, and the next one in the circle holds.
+        waited: seconds since its wait began.
+
+    An anonymous mutex has no name; it is called by its kind, its place, and the process that made it.
+    """
+
+    pid: int
+    tid: int
+    thread: str
+    command: str
+    holds: str
+    waits_for: str
+    waited: float
+
+
+def _living(records: list[Record]) -> list[Record]:
+    dead: dict[tuple[int, int], bool] = {}
+    for record in records:
+        process = record.pid, record.start
+        if process not in dead:
+            dead[process] = identity.is_dead(*process)
+    return [record for record in records if not dead[record.pid, record.start]]
+
+
+def _waited(record: Record) -> float:
+    return max(0, time.monotonic_ns() - record.since) / 1e9
+
+
+def _waiter(record: Record) -> Waiter:
+    return Waiter(
+        record.pid,
+        record.tid,
+        holder.thread_name(record.pid, record.tid),
+        identity.command_of(record.pid),
+        _waited(record),
+        _HOW.get(record.kind, "?"),
+    )
+
+
+def waiters_of(nonce: int, slot: int, generation: int) -> tuple[Waiter, ...]:
+    """Return who waits for the tenant of a slot (of the segment with that nonce), the longest waiting first."""
+    records = _living(_wait_board.records(nonce, slot, generation))
+    return tuple(_waiter(record) for record in sorted(records, key=lambda record: record.since))
+
+
+def count(nonce: int, slot: int, generation: int) -> int:
+    """Return how many :func:`waiters_of` there are."""
+    found = _wait_board.processes(nonce, slot, generation)
+    return sum(waits for process, waits in found.items() if not identity.is_dead(*process))
+
+
+def all_waits() -> list[tuple[Record, Waiter, Hold | None]]:
+    """Return every wait of this user's processes: its record, who waits, and what it waits for (None: it is gone)."""
+    return [
+        (record, _waiter(record), _wait_board.hold_of(record.segment, record.nonce, record.slot, record.generation))
+        for record in sorted(_living(_wait_board.records()), key=lambda record: record.since)
+    ]
+
+
+def label_of(record: Record, hold: Hold) -> str:
+    """Return what to call the mutex that a record is about: its name, else its kind, place and maker."""
+    if hold.name:
+        return hold.name
+    pool, _, number = record.segment.rpartition(".p")
+    maker = pool.rpartition("@")[2].partition(".")[0]
+    return f"anonymous {KIND_WORDS.get(hold.kind, '?')} mutex {number}.{record.slot} of process {maker}"
+
+
+def link_of(record: Record, holds: str, waits_for: str) -> DeadlockLink:
+    """Return the link of a circle that a record is about."""
+    waiter = _waiter(record)
+    return DeadlockLink(waiter.pid, waiter.tid, waiter.thread, waiter.command, holds, waits_for, waiter.waited)
+
+
+def raise_timeout(
+    name: str,
+    timeout: float | None,
+    pid: int,
+    tid: int,
+    held_for: float | None,
+    starving: int,
+    nonce: int,
+    slot: int,
+    generation: int,
+) -> NoReturn:
+    """Raise the LockTimeout of a wait that was over after ``timeout`` seconds, for the lock that ``pid`` holds.
+
+    ``starving`` is how many seem to wait for it: the slot's own count, in which the dead remain.
+    """
+    others = count(nonce, slot, generation) if timeout or starving else 0  # who only polls is not kept for nothing
+    waiting = {0: "", 1: "; 1 other waits for it"}.get(others, f"; {others} others wait for it")
+    raise LockTimeout(
+        f"mutex {name!r} was not free within {timeout} s: {holder.describe(pid, tid, held_for)}{waiting}",
+        name=name,
+        timeout=timeout,
+        held_for=held_for,
+        owner_pid=pid or None,
+        owner_tid=tid or None,
+        waiters=others,
+    )
