@@ -20,6 +20,7 @@ _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
         0xC000003E,
         {
             "clone": 56,
+            "flock": 73,
             "mlock": 149,
             "set_robust_list": 273,
             "get_robust_list": 274,
@@ -33,6 +34,7 @@ _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "aarch64": (
         0xC00000B7,
         {
+            "flock": 32,
             "clone": 220,
             "mlock": 228,
             "set_robust_list": 99,

@@ -2,7 +2,8 @@
 """The committed T, for readers without the lock: copied, and whole if the commit word is the same before and after.
 
 T is copied once, straight into the object that is returned where that is bytes or an ASCII str, and decoded afterwards: never
-from memory that somebody may be writing to.
+from memory that somebody may be writing to. It is copied from a mapping that stays; a large data segment, whose memory may be
+taken from under those who map it, is kept from that for the copy (`wdkm_copy_mapped`).
 
 A reader beside a writer without pause finds the word changed each time. After LOCK_FREE tries it takes the lock for the copy as
 soon as it is free, and counts as starving, so that newcomers leave it free for a moment. It never waits for a holder: one that
@@ -18,15 +19,18 @@ from libc.string cimport memcpy
 from ._codec cimport T_BYTES, T_STR, Codec, wdkm_get16, wdkm_get32
 from ._lock cimport EXPIRED, serve, settle
 from ._payload cimport broken, capacity, gone, is_mapped, mapped
-from ._segment cimport Segment
+from ._segment cimport Segment, lock_memory
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_INLINE, WDKM_NOTE, WDKM_UNSETTLED, EBUSY, EDEADLK, pthread_mutex_trylock,
                      wdkm_add32, wdkm_fence_acquire, wdkm_load32, wdkm_load64, wdkm_lock_word, wdkm_mapping, wdkm_pause,
                      wdkm_slot, wdkm_store64, wdkm_thread, wdkm_unlock)
 from ._thread cimport thread_state
+from ..errors import PagedPoolAllocFailed
 from ..memory import data_segments
 
 cdef extern from "peek.h" nogil:
     int wdkm_copy_data(const char *, uint64_t, uint32_t, unsigned char *, size_t, unsigned char *)
+    bint wdkm_copy_mapped(const char *, uint64_t, unsigned char *, size_t, uint32_t, unsigned char *, size_t, unsigned char *,
+                          size_t)
     bint wdkm_is_ascii(const unsigned char *, size_t)
     void wdkm_yield()
 
@@ -36,9 +40,12 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object)
     object PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *)
 
-# From this capacity on the memory of a data segment may be taken from under those who map it; a copy by preadv(2) then finds
-# zeros, where a mapping could fault. It also lets other threads go on meanwhile.
+# From this size on the memory of a data segment may be taken from under those who map it, unless they keep it from that.
 cdef uint64_t PUNCH = data_segments.PUNCH_BYTES
+# Bytes of T up to which a large one is copied from its mapping. The object for more is new memory each time (mallopt(3)), and
+# has its page faults whoever copies; preadv(2) lets other threads go on meanwhile.
+cdef uint32_t MAPPED = 32 << 20
+cdef size_t PAGE = data_segments.PAGE
 cdef uint32_t STRAIGHT = 1024   # bytes of T from which on it is copied into its object
 cdef unsigned int LOCK_FREE = 64
 
@@ -64,7 +71,7 @@ cdef bint is_head(int code, const Found *found) noexcept:
 
 cdef object copy_data(Segment segment, int code, Py_ssize_t index, int buffer, uint64_t ident, Found *found, bint holding):
     """The body of T in a new object, its head in `found`; None when the data segment is gone, or too short."""
-    cdef wdkm_mapping *mapping
+    cdef wdkm_mapping *mapping = NULL
     cdef unsigned char *body
     cdef const unsigned char *data
     cdef const char *prefix = PyUnicode_AsUTF8(segment.prefix)
@@ -83,18 +90,25 @@ cdef object copy_data(Segment segment, int code, Py_ssize_t index, int buffer, u
         if data_segments.is_shorter(segment.prefix, ident, size):
             return None  # the length is damaged: there is no such T, whatever memory is free
         raise
-    if size < PUNCH and (not holding or is_mapped(segment, index, buffer, ident)):
+    if is_mapped(segment, index, buffer, ident) or (
+            not holding and (size < PUNCH or (size <= MAPPED and not lock_memory))):
         try:
             mapping = mapped(segment, index, buffer, ident)
         except FileNotFoundError:
             return None
+        except PagedPoolAllocFailed:  # no room to map it, which a large one does without
+            if size < PUNCH:
+                raise
+    if mapping != NULL and (holding or mapping.size < PUNCH):
         if capacity(mapping) < size:
             return None
-        if capacity(mapping) + WDKM_DATA_HEADER < PUNCH:
-            data = mapping.base + WDKM_DATA_HEADER
-            memcpy(found.head, data, found.skip)
-            memcpy(body, data + found.skip, size - found.skip)
-            return target
+        data = mapping.base + WDKM_DATA_HEADER
+        memcpy(found.head, data, found.skip)
+        memcpy(body, data + found.skip, size - found.skip)
+        return target
+    if mapping != NULL and size <= MAPPED and wdkm_copy_mapped(
+            prefix, ident, mapping.base, mapping.size, size, found.head, found.skip, body, PAGE):
+        return target
     if holding:
         done = wdkm_copy_data(prefix, ident, size, found.head, found.skip, body)
         return target if done == 1 else None

@@ -41,8 +41,8 @@ __all__ = [
     "unlink",
 ]
 
-#: A data segment of at least this capacity has its memory taken from under those who map it when it is discarded.
-PUNCH_BYTES = 1 << 20
+#: A data segment of at least this size has its memory taken from under those who map it when it is discarded.
+PUNCH_BYTES = 2 << 20
 
 _MAGIC = 0x314154414D4B57
 _STAGED = _MAGIC ^ 0x53 << 56
@@ -227,6 +227,7 @@ def unlink(prefix: str, ident: int) -> bool:
 def discard(prefix: str, ident: int) -> None:
     """Remove a data segment that no buffer means any more and give its memory back, even where it is still mapped.
 
-    Its first page stays until the last mapping goes, so that a reader who is late reads a header, not a fault.
+    Its first page stays until the last mapping goes, so that a reader who is late reads a header, not a fault. A
+    reader that is inside its copy gives the memory back itself, afterwards (`peek.h`).
     """
     discard_shared(data_segment(prefix, ident), PUNCH_BYTES, PAGE)
