@@ -50,7 +50,8 @@ def test_beside_writers_without_pause(kind: Any, size: int) -> None:
 @pytest.mark.parametrize(
     "value",
     [b"x" * 1023, b"\xff" * 1024, b"y" * 65538, b"z" * 65539, b"w" * 3_000_000, b"v" * 65535, b"u" * 65536]
-    + ["a" * 1023, "b" * 1024, "c" * 65535, "d" * 65536, "\u00e9" * 40_000, "e" * 70_000 + "\u20ac", "f" * 3_000_000],
+    + ["a" * 1023, "b" * 1024, "c" * 65535, "d" * 65536, "\u00e9" * 40_000, "e" * 70_000 + "\u20ac", "f" * 3_000_000]
+    + ["g" * (40_000 + at) + "\u00e9" + "g" * 40_000 for at in range(0, 32, 5)],
     ids=lambda value: f"{type(value).__name__}-{len(value)}-{ascii(value[-1:])}",
 )
 def test_a_large_t_is_what_was_committed(value: bytes | str) -> None:

@@ -86,14 +86,17 @@ static int wdkm_copy_mapped(const char *prefix, uint64_t ident, unsigned char *b
 }
 
 static int wdkm_is_ascii(const unsigned char *text, size_t length) {
-    uint64_t all = 0, word;
+    uint64_t all[4] = {0}, words[4]; /* four at a time, so that none waits for the one before */
     size_t at;
-    for (at = 0; at + 8 <= length; at += 8) {
-        memcpy(&word, text + at, 8);
-        all |= word;
+    for (at = 0; at + sizeof words <= length; at += sizeof words) {
+        memcpy(words, text + at, sizeof words);
+        all[0] |= words[0];
+        all[1] |= words[1];
+        all[2] |= words[2];
+        all[3] |= words[3];
     }
-    for (; at < length; ++at) all |= text[at];
-    return (all & UINT64_C(0x8080808080808080)) == 0;
+    for (; at < length; ++at) all[0] |= text[at];
+    return ((all[0] | all[1] | all[2] | all[3]) & UINT64_C(0x8080808080808080)) == 0;
 }
 
 static void wdkm_yield(void) { sched_yield(); }
