@@ -1,8 +1,8 @@
 """A mutex that owns its data, shared by any Python processes on a machine, by name.
 
 :class:`KMutex` and :class:`FastMutex` keep a lock and the T that it protects in named shared memory; the only way to T
-is the guard that ``lock()`` returns. A holder that is killed at any instruction leaves T whole, and the next locker
-gets the mutex at once and is told. :class:`Grt` tracks mutexes by name for all processes of an instance.
+is the guard that ``lock()`` returns. A holder killed at any instruction leaves T whole; the next locker acquires the
+mutex immediately and sees ``abandoned``. :class:`Grt` tracks mutexes by name for all processes of an instance.
 
     >>> from wdkmutex_shm import KMutex
     >>> counter = KMutex(0)

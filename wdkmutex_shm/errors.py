@@ -1,12 +1,12 @@
 """Every error that this package raises.
 
 Two branches hang below :class:`WdkMutexError`: :class:`DriverMutexError` for a mutex and its memory, :class:`GrtError`
-for names and the daemon, and :class:`GrtDriverMutexError` below both; and beside them :class:`WorkerDied` and
-:class:`PoolBroken`, for the workers of a pool. Where a built-in exception means the same, the class also derives from
-it, so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
+for names and the daemon; :class:`GrtDriverMutexError` belongs to both. Beside them are :class:`WorkerDied` and
+:class:`PoolBroken`, for the workers of a pool. If a built-in exception has the same meaning, the class also derives
+from it, so ``except TimeoutError`` and ``except RuntimeError`` around existing lock code keep working.
 
-Each error carries its facts as attributes (``None`` where a fact does not apply) and survives pickling, so that
-it can cross from a pool worker to its parent.
+Each error carries its facts as attributes (``None`` if a fact does not apply) and can be pickled, so a pool worker can
+pass it to its parent.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class WdkMutexError(Exception):
 
 
 class DriverMutexError(WdkMutexError):
-    """Base of the errors of one mutex or of the memory that it lives in.
+    """Base of the errors of a mutex or of its memory.
 
     Attributes:
-        owner_pid: process that holds (or held) the lock, if that is known.
+        owner_pid: process that holds (or held) the lock, if known.
         owner_tid: its thread (Linux thread id).
     """
 
@@ -89,7 +89,7 @@ class DriverMutexError(WdkMutexError):
 
 
 class IrqlTooHigh(DriverMutexError):
-    """The thread runs at an IRQL at which this operation is not allowed.
+    """The IRQL of the thread is too high for this operation.
 
     Attributes:
         level: the thread's level.
@@ -103,7 +103,7 @@ class IrqlTooHigh(DriverMutexError):
 
 
 class IrqlNotAPCLevel(DriverMutexError):
-    """A FastMutex is released with ``drop_safe`` at another level than APC.
+    """``drop_safe`` was called on the guard of a FastMutex at a level other than APC.
 
     Attributes:
         level: the thread's level.
@@ -115,11 +115,11 @@ class IrqlNotAPCLevel(DriverMutexError):
 
 
 class PagedPoolAllocFailed(DriverMutexError, MemoryError):
-    """Shared memory, or what is needed to map it, could not be had; what was there before still stands.
+    """Shared memory, or a resource needed to map it, could not be allocated; the previous T is unchanged.
 
     Attributes:
-        requested: bytes that were asked for.
-        errno: the reason of the operating system (``ENOSPC``, ``EMFILE``, ...).
+        requested: number of bytes requested.
+        errno: the error of the operating system (``ENOSPC``, ``EMFILE``, ...).
     """
 
     requested: int | None = None
@@ -127,12 +127,12 @@ class PagedPoolAllocFailed(DriverMutexError, MemoryError):
 
 
 class LockTimeout(DriverMutexError, TimeoutError):
-    """The lock was not had in time.
+    """The lock was not acquired in time.
 
     Attributes:
-        timeout: seconds that were allowed.
-        held_for: seconds that the present owner has held it, at least.
-        waiters: how many others were waiting for it, for more than a millisecond.
+        timeout: seconds allowed.
+        held_for: how long the current owner has held the lock, in seconds; a lower bound.
+        waiters: number of others that had waited for it for more than a millisecond.
     """
 
     timeout: float | None = None
@@ -141,36 +141,36 @@ class LockTimeout(DriverMutexError, TimeoutError):
 
 
 class DeadlockError(DriverMutexError, RuntimeError):
-    """This wait would never end: whoever holds the mutex waits, in a circle, for what this thread holds.
+    """This wait would never end: the holder of the mutex waits, in a cycle, for a lock of this thread.
 
-    Raised in the thread that closed the circle, the one whose wait began last. Nothing was released: leaving its
-    ``with`` blocks lets the others go on.
+    Raised in the thread that closed the cycle, the one whose wait began last. Nothing was released; when this thread
+    leaves its ``with`` blocks, the others continue.
 
     Attributes:
-        chain: tuple of :class:`~wdkmutex_shm.DeadlockLink`, this thread first; each waits for what the next one holds,
-            and the last one for what the first one holds.
+        chain: tuple of :class:`~wdkmutex_shm.DeadlockLink`, this thread first. Each thread waits for a lock of the
+            next one, and the last for a lock of the first.
     """
 
     chain: tuple[DeadlockLink, ...] = ()
 
 
 class AlreadyOwned(DriverMutexError, RuntimeError):
-    """The calling thread, or task, holds this mutex already; waiting for it would never end."""
+    """The calling thread or task already holds this mutex; waiting for it would never end."""
 
 
 class NotOwned(DriverMutexError, RuntimeError):
-    """The calling thread, or task, does not hold what it wants to use or release.
+    """The calling thread or task does not hold the lock that it tries to use or release.
 
-    Raised by a guard after its release, in another thread or task than its holder, or in a forked child.
+    Raised by a guard after its release, in a thread or task other than its holder, or in a forked child.
     """
 
 
 class KernelUnsupported(DriverMutexError, OSError):
-    """What no lock can do without is refused by the kernel, or by a filter in front of it, or there is no /proc.
+    """The kernel, or a seccomp filter, refuses a system call that every lock needs, or /proc is missing.
 
     Attributes:
-        system_call: the name of what is refused, None if it is /proc.
-        errno: the error of the attempt, 0 if there was none.
+        system_call: name of the refused system call, None if /proc is missing.
+        errno: error of the call, 0 if there was none.
     """
 
     system_call: str | None = None
@@ -180,11 +180,11 @@ class KernelUnsupported(DriverMutexError, OSError):
 
 
 class MutexBusy(DriverMutexError, RuntimeError):
-    """The operation consumes the mutex and cannot, because a lock on it is held."""
+    """The operation needs exclusive use of the mutex, but its lock is held or a commit is in progress."""
 
 
 class MutexDestroyed(DriverMutexError, RuntimeError):
-    """The mutex of this handle does not exist any more: destroyed, overwritten, unregistered or moved out."""
+    """The mutex of this handle no longer exists: it was destroyed, overwritten, unregistered or moved out."""
 
 
 class MutexDamaged(DriverMutexError):
@@ -195,9 +195,9 @@ class LayoutMismatch(DriverMutexError):
     """The segment was made by another layout version, C library, word size, boot or pid namespace.
 
     Attributes:
-        field: what differs.
-        found: the segment's value.
-        expected: ours.
+        field: the differing field.
+        found: the value in the segment.
+        expected: the value in this process.
     """
 
     field: str | None = None
@@ -206,18 +206,18 @@ class LayoutMismatch(DriverMutexError):
 
 
 class OtherPidNamespace(LayoutMismatch):
-    """The segment was made in another pid namespace (container), or boot: the pids in it mean nothing here.
+    """The segment was made in another pid namespace (container) or before a reboot: its pids are meaningless here.
 
-    A daemon takes over a pool of which nobody alive has a part; this says that somebody has, or that no daemon of this
-    namespace was started since.
+    A daemon takes over a pool that no living process uses. This error means that a process still uses it, or that no
+    daemon of this namespace has been started since.
     """
 
 
 class SegmentRefused(DriverMutexError, PermissionError):
-    """A segment of that name exists and is not ours to use.
+    """A segment of that name exists, but this user may not use it.
 
     Attributes:
-        owner_uid: the user who owns it.
+        owner_uid: uid of its owner.
     """
 
     owner_uid: int | None = None
@@ -229,7 +229,7 @@ class GrtError(WdkMutexError):
     """Base of the errors of names and of the daemon.
 
     Attributes:
-        instance: the instance of the Grt that was asked.
+        instance: the instance of the Grt.
     """
 
     instance: str | None = None
@@ -238,8 +238,8 @@ class GrtError(WdkMutexError):
 class GrtDriverMutexError(GrtError, DriverMutexError):
     """A call to the Grt failed with an error of a mutex or its memory: the crate's ``GrtError::DriverMutexError(e)``.
 
-    What is raised is the error that it was, such as :class:`PagedPoolAllocFailed`, and this one as well: ``except
-    GrtError`` around a registration misses no full pool, and ``except PagedPoolAllocFailed`` catches it as ever.
+    The error raised is both the original error, such as :class:`PagedPoolAllocFailed`, and this one. So ``except
+    GrtError`` around a registration also catches a full pool, and ``except PagedPoolAllocFailed`` works as usual.
     """
 
 
@@ -252,11 +252,11 @@ class GrtIsNull(GrtError, RuntimeError):
 
 
 class GrtIsEmpty(GrtError, LookupError):
-    """A name was looked up in a Grt that holds no mutex at all."""
+    """A name was looked up in a Grt that has no mutex at all."""
 
 
 class KeyExists(GrtError, LookupError):
-    """The name is taken and the registration was a checked one."""
+    """A checked registration found that the name is taken."""
 
 
 class KeyNotFound(GrtError, LookupError):
@@ -264,11 +264,11 @@ class KeyNotFound(GrtError, LookupError):
 
 
 class DowncastError(GrtError, TypeError):
-    """The mutex is of another kind, or protects another T, than was asked for.
+    """The mutex has another kind, or another type of T, than requested.
 
     Attributes:
-        found: what is registered.
-        wanted: what was asked for.
+        found: the registered kind or type.
+        wanted: the requested one.
     """
 
     found: str | None = None
@@ -276,7 +276,7 @@ class DowncastError(GrtError, TypeError):
 
 
 class InvalidName(GrtError, ValueError):
-    """A name that no mutex, or no instance, can have."""
+    """The name is not valid for a mutex or an instance."""
 
 
 class DaemonError(GrtError):
@@ -284,7 +284,7 @@ class DaemonError(GrtError):
 
 
 class DaemonUnavailable(DaemonError, ConnectionError):
-    """The daemon of the instance does not answer. Mutexes that this process has already go on working.
+    """The daemon of the instance does not answer. Mutexes that this process already has keep working.
 
     Attributes:
         path: the socket that was tried.
@@ -300,7 +300,8 @@ class ProtocolError(DaemonError):
 
 
 class RuntimeFolderRefused(DaemonError, PermissionError):
-    """The folder for sockets is not safe to use: another owner, other permissions, a link, or a path too long.
+    """The folder for sockets is not safe to use: wrong owner or permissions, a symbolic link, or a path that is too
+    long.
 
     Attributes:
         path: the folder or socket path.
@@ -312,11 +313,12 @@ class RuntimeFolderRefused(DaemonError, PermissionError):
 
 
 class WorkerDied(WdkMutexError, RuntimeError):
-    """The process of a pool that worked on a task died before it gave the result. The task may have had effects.
+    """The pool worker that ran a task died before it returned the result. The task may have had effects.
 
     Attributes:
         pid: the process.
-        exitcode: how it ended: minus the number of the signal that killed it, or what it passed to ``os._exit()``.
+        exitcode: its exit code: the negative number of the signal that killed it, or the value passed to
+            ``os._exit()``.
     """
 
     pid: int | None = None
@@ -324,14 +326,15 @@ class WorkerDied(WdkMutexError, RuntimeError):
 
 
 class PoolBroken(WdkMutexError, RuntimeError):
-    """The workers of a pool died as they started, one after the other, and it starts no more. All of its tasks fail so.
+    """The workers of a pool died one after the other as they started, and the pool starts no more. All of its tasks
+    fail with this error.
 
-    It gives up after twice as many in a row as it has workers, at least four; one that was killed by SIGKILL counts an
-    eighth. Correct what the traceback or the exit code tells, and make another pool.
+    The pool gives up after twice its number of workers in a row, at least four; a worker killed by SIGKILL counts as
+    one eighth. Fix the cause shown by the traceback or the exit code, and make a new pool.
 
     Attributes:
-        pid: the last of them. exitcode: how it ended, as of :class:`WorkerDied`.
-        traceback: what its initializer raised, as text; None if that is not known.
+        pid: the last of these workers. exitcode: its exit code, as in :class:`WorkerDied`.
+        traceback: the traceback of its initializer, as text; None if unknown.
     """
 
     pid: int | None = None

@@ -14,10 +14,11 @@ __all__ = ["command", "environment", "freeze_support", "is_frozen", "left_alone"
 
 
 def freeze_support() -> None:
-    """Let a frozen program be its own daemon: call it before anything else, as ``multiprocessing.freeze_support()``.
+    """Let a frozen program act as its own daemon. Call it before anything else, like
+    ``multiprocessing.freeze_support()``.
 
-    Where the process was started to run the daemon it does so and does not return. Elsewhere, and where nothing is
-    frozen, it only notes that it was called. What PyInstaller builds needs no such call.
+    If the process was started as the daemon, this runs the daemon and does not return. Otherwise, and if the program
+    is not frozen, it only records that it was called. Programs built by PyInstaller do not need this call.
     """
     from wdkmutex_daemon import frozen
 

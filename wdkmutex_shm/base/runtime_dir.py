@@ -106,7 +106,7 @@ def socket_path(instance: str, *, create: bool = True) -> str:
         create: make the runtime folder if it is missing.
 
     Raises:
-        InvalidName: no instance can have that name.
+        InvalidName: the name is not valid for an instance.
         RuntimeFolderRefused: the folder is not safe, or the path is longer than a Unix socket's can be.
     """
     path = os.path.join(runtime_folder(create=create), f"{check_instance(instance)}.sock")

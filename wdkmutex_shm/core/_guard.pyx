@@ -57,11 +57,12 @@ cdef Guard new_guard(Handle handle, wdkm_thread *me, bint abandoned):
 @cython.no_gc
 @cython.freelist(64)
 cdef class Guard:
-    """Holds the lock of a mutex, and its T. Made by ``lock()`` and ``try_lock()`` only.
+    """Holds the lock of a mutex, and its T. Only the locking methods return one.
 
-    Used by the thread that locked, and released by it: by leaving a ``with``, by :meth:`drop_safe`, or by going out of
-    use. What a task of an event loop or a greenlet locked, with ``lock_async()`` or any other call, it uses and releases in
-    the same way, and no other task or greenlet of the thread does; what a callback of an event loop locked, its callbacks. A guard that a fork copied into a child does nothing there.
+    Only the thread that locked may use the guard and release it: by leaving a ``with``, by :meth:`drop_safe`, or by
+    garbage collection. If a task of an event loop or a greenlet locked, by any call, the guard belongs to that task or
+    greenlet, and no other one of the thread may use it; if a callback of an event loop locked, it belongs to the
+    callbacks of that thread. A guard inherited by a forked child does nothing there.
     """
 
     def __init__(self):
@@ -105,7 +106,7 @@ cdef class Guard:
 
     @property
     def is_inner(self):
-        """Whether this guard came of locking a KMutex that the thread held already."""
+        """Whether this guard comes from locking a KMutex that the thread already held."""
         return self.root is not None
 
     @property
@@ -114,14 +115,15 @@ cdef class Guard:
         return not self.flags & HELD
 
     def commit(self):
-        """Publish T as it is now, and keep the lock.
+        """Publish the current T and keep the lock.
 
-        An inner guard publishes what the outer ones did, too. After any error the last committed T stands.
+        An inner guard also publishes the changes of the outer guards. After any error the last committed T is
+        unchanged.
 
         Raises:
             NotOwned: see :attr:`value`. TypeError, OverflowError: msgpack cannot hold it.
-            MutexBusy: a signal handler calls this in the midst of a commit of the same hold, which goes on.
-            PagedPoolAllocFailed: no room in shared memory. MutexDestroyed: the mutex is gone.
+            MutexBusy: a signal handler called this during a commit of the same lock; that commit continues.
+            PagedPoolAllocFailed: shared memory is full. MutexDestroyed: the mutex no longer exists.
         """
         cdef Guard top = self if self.root is None else self.root
         must_hold(self, "commit")
@@ -129,22 +131,23 @@ cdef class Guard:
         committed(self)
 
     def wait_for(self, predicate, object timeout=None):
-        """Commit, then wait with the lock released until the predicate holds for T, and go on with the lock and that T.
+        """Commit, release the lock, wait until the predicate is true for T, and return with the lock held and that T.
 
-        If it holds already for what was committed, the lock is not released. The predicate is as for
-        :meth:`KMutex.lock_when`. After any error but MutexDestroyed the guard holds the lock again, however long that
-        takes, as with ``threading.Condition``; a second Ctrl-C gives that up and leaves the guard released. What
-        :attr:`abandoned` says is of the new acquisition. Containers handed out before are dead after this: read
+        If the predicate is already true for the committed T, the lock is not released. The predicate works as in
+        :meth:`KMutex.lock_when`. After any error except MutexDestroyed the guard holds the lock again, however long
+        that takes, as with ``threading.Condition``; a second Ctrl-C stops this and leaves the guard released.
+        :attr:`abandoned` refers to the new acquisition. Containers returned before are no longer connected to T: read
         :attr:`value` again.
 
-        IRQL: up to APC, which is where a FastMutex puts its holder.
+        IRQL: up to APC, the level of the holder of a FastMutex.
 
         Args:
             timeout: seconds to wait, None for no limit.
 
         Raises:
             LockTimeout: no such T was committed in time. The guard holds the lock.
-            AlreadyOwned: this thread has locked the KMutex more than once: T is not finished with. Nothing is released.
+            AlreadyOwned: this thread has locked the KMutex more than once, so an outer guard still uses T. Nothing is
+                released.
             MutexDestroyed: the mutex is gone. The guard is released.
             IrqlTooHigh: nothing is committed or released. Anything that :meth:`commit` raises: nothing is released.
         """
@@ -197,9 +200,9 @@ cdef class Guard:
             local.root = <void *>self
 
     def rollback(self):
-        """Forget what was done to T since the last commit (an inner guard: since its own lock); keep the lock.
+        """Discard the changes to T since the last commit (an inner guard: since its own lock); keep the lock.
 
-        Containers handed out before are dead after this: read :attr:`value` again.
+        Containers returned before are no longer connected to T: read :attr:`value` again.
 
         Raises:
             NotOwned: see :attr:`value`.
@@ -300,7 +303,8 @@ cdef class Guard:
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: the thread's level is too high; it is committed and released all the same.
             MutexBusy: a signal handler leaves it in the midst of a commit, which goes on; the lock is not released.
-            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T stands.
+            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T is
+                unchanged.
         """
         self.leave(kind is None)
         return False
@@ -312,15 +316,17 @@ cdef class Guard:
             "exactly; lower the IRQL first", name=name, operation=operation, level=level)
 
     def drop_safe(self):
-        """Commit and release now, after the IRQL is found to allow it (KMutex: up to DISPATCH; FastMutex: exactly APC).
+        """Check that the IRQL allows a release (KMutex: up to DISPATCH; FastMutex: exactly APC), then commit and
+        release.
 
-        What a task locked is released at any level.
+        The guard of a task is released at any level.
 
         Raises:
             IrqlTooHigh, IrqlNotAPCLevel: nothing is committed or released.
-            MutexBusy: a signal handler calls this in the midst of a commit, which goes on; the lock is not released.
+            MutexBusy: a signal handler called this during a commit, which continues; the lock is not released.
             NotOwned: released already, in another thread, or in a forked child.
-            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T stands.
+            TypeError, PagedPoolAllocFailed, MutexDestroyed: as :meth:`commit`; the lock is released, and the old T is
+                unchanged.
         """
         cdef wdkm_thread *me = thread_at_level()
         if not (self.flags & HELD and self.thread == me.serial):

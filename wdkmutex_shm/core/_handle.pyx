@@ -88,7 +88,7 @@ cdef class Handle:
 
     @property
     def segment(self):
-        """Name of the pool segment that the mutex lives in."""
+        """Name of the pool segment that contains the mutex."""
         return self.segment_.name
 
     @property
@@ -139,17 +139,17 @@ cdef class Handle:
 
     @property
     def destroyed(self):
-        """Whether the mutex does not exist any more. Never blocks."""
+        """Whether the mutex no longer exists. Never blocks."""
         return wdkm_load64(&self.slot.generation) != self.generation_
 
     @property
     def owner(self):
         """The :class:`~wdkmutex_shm.Holder` of the lock, or None while it is free. Never blocks.
 
-        While the lock is abandoned and nobody took it over yet, its ``alive`` is False. At any IRQL.
+        ``alive`` is False while the lock is abandoned and not yet acquired again. At any IRQL.
 
         Raises:
-            MutexDestroyed: the mutex does not exist any more.
+            MutexDestroyed: the mutex no longer exists.
         """
         cdef uint32_t word = wdkm_lock_word(self.slot)
         cdef uint64_t owner = wdkm_holder(self.slot)
@@ -163,13 +163,13 @@ cdef class Handle:
         return holder.holder_of(owner >> 32, owner & 0xffffffff, held, abandoned=dead)
 
     def waiters(self):
-        """Return who waits for the mutex, as a tuple of :class:`~wdkmutex_shm.Waiter`, who has waited longest first.
+        """Return the waiters of the mutex as a tuple of :class:`~wdkmutex_shm.Waiter`, longest wait first.
 
-        Those who have waited for less than a millisecond are not known, nor are more than a few hundred at once where
-        there is little room. Never blocks. At any IRQL.
+        Waits of less than a millisecond are not shown, nor more than a few hundred waiters at once if memory is short.
+        Never blocks. At any IRQL.
 
         Raises:
-            MutexDestroyed: the mutex does not exist any more.
+            MutexDestroyed: the mutex no longer exists.
         """
         if wdkm_load64(&self.slot.generation) != self.generation_:
             raise MutexDestroyed("this mutex was destroyed, overwritten, unregistered or moved out")
@@ -179,7 +179,7 @@ cdef class Handle:
         """Return a frozen :class:`~wdkmutex_shm.Statistics`, read without the lock. At any IRQL.
 
         Raises:
-            MutexDestroyed: the mutex does not exist any more.
+            MutexDestroyed: the mutex no longer exists.
         """
         facts = snapshot(self.segment_, self.index, self.generation_)
         if facts is None:

@@ -121,22 +121,23 @@ cdef Guard guard_of(Mutex mutex, wdkm_thread *me, int64_t wait, int64_t deadline
 def lock_all(*mutexes, timeout=None):
     """Wait for the locks of all of the mutexes, and return their guards: ``with lock_all(a, b) as (of_a, of_b):``
 
-    All or nothing: after an error none is held. They are locked in one order, whatever the order of the arguments, so that
-    calls of this never wait for each other in a circle; to hold a mutex already when calling this is to leave that order.
-    A KMutex that the thread holds gives an inner guard. A CriticalSection is entered and gives a SectionGuard.
+    All or nothing: after an error none is held. The locks are acquired in a fixed order, whatever the order of the
+    arguments, so calls of this function never deadlock with each other; a call while already holding another mutex
+    breaks that order. A KMutex that the thread holds returns an inner guard. A CriticalSection is entered and returns
+    a SectionGuard.
 
-    Leaving the ``with`` encodes and writes every T that was set or changed, and only then publishes them, together. An
-    exception rolls all of them back; so does one T that cannot be committed.
+    Leaving the ``with`` encodes and writes every T that was set or changed, and only then publishes all of them
+    together. An exception rolls back all of them; so does a single T that cannot be committed.
 
-    IRQL: up to APC; with ``timeout=0`` what ``try_lock`` of each allows.
+    IRQL: up to APC; with ``timeout=0`` the limit of ``try_lock`` of each.
 
     Args:
-        mutexes: from 1 to 64 (MAXIMUM_WAIT_OBJECTS) KMutexes, FastMutexes and CriticalSections, none of them twice.
+        mutexes: from 1 to 64 (MAXIMUM_WAIT_OBJECTS) KMutexes, FastMutexes and CriticalSections, each at most once.
         timeout: seconds to wait for all of them together, None for no limit, 0 to not wait.
 
     Raises:
-        LockTimeout: they were not had in time; it is about the one that was missing.
-        AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them is gone.
+        LockTimeout: not all were acquired in time; the error names the missing one.
+        AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them no longer exists.
         IrqlTooHigh, ValueError, TypeError: checked before anything is locked.
         KeyboardInterrupt, or what a signal handler raises, while waiting.
     """
@@ -205,10 +206,10 @@ cdef bint leave_clean(Guard guard, wdkm_thread *me) except -1:
 @cython.final
 @cython.no_gc
 cdef class Guards:
-    """Holds the locks of several mutexes. Made by :func:`lock_all` only; use it with ``with``.
+    """Holds the locks of several mutexes. Only :func:`lock_all` returns it; use it with ``with``.
 
-    Its guards can be used one by one as well. One that is committed or released by itself is published by itself, and
-    taking the guards out without a ``with`` leaves each of them to itself.
+    Its guards can also be used individually. A guard that is committed or released individually is published
+    individually; if the guards are taken out without a ``with``, each of them is independent.
     """
 
     def __init__(self):
@@ -276,11 +277,11 @@ cdef class Guards:
         return False
 
     def commit(self):
-        """Publish every T as it is now, together, and keep the locks.
+        """Publish the current T of every mutex, all together, and keep the locks.
 
         Raises:
             NotOwned: one of them was released, or locked by another thread, or before fork().
-            Anything that a guard's commit raises: every T stands as it was committed last.
+            Any error of a guard's commit: every T stays as last committed.
         """
         cdef PyObject *tops[MOST]
         cdef Py_ssize_t count

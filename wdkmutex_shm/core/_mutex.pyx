@@ -121,9 +121,9 @@ cdef class Mutex(Handle):
 
         Raises:
             IrqlTooHigh: checked first; in an event loop's thread always.
-            LockTimeout: the lock was not free in time; says who held it.
-            AlreadyOwned: the calling thread holds this FastMutex. A KMutex gives an inner guard instead.
-            MutexDestroyed: the mutex is gone, or went while this waited.
+            LockTimeout: the lock was not acquired in time; the error names the holder.
+            AlreadyOwned: the calling thread holds this FastMutex. A KMutex returns an inner guard instead.
+            MutexDestroyed: the mutex was destroyed, before the call or during the wait.
             KeyboardInterrupt, or what a signal handler raises, while waiting.
         """
         cdef wdkm_thread *me
@@ -147,9 +147,9 @@ cdef class Mutex(Handle):
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def try_lock(self):
-        """Return a guard if the lock is free now (or, for a KMutex, this thread's), else None. Never waits.
+        """Return a guard if the lock is free (or, for a KMutex, held by this thread), otherwise None. Never waits.
 
-        A free lock counts as taken while somebody who has waited over 1 ms is about to get it, for 4 ms at most.
+        A free lock counts as taken, for at most 4 ms, while a starving waiter (over 1 ms) is about to acquire it.
 
         IRQL: KMutex up to DISPATCH, FastMutex up to APC (ExTryToAcquireFastMutex).
 
@@ -173,30 +173,33 @@ cdef class Mutex(Handle):
         return new_guard(self, thread_state(), got == ABANDONED)
 
     def lock_when(self, predicate, object timeout=None):
-        """Wait until the predicate holds for T and lock, both at once: ``with mutex.lock_when(lambda v: v >= 10) as guard:``
+        """Lock when the predicate is true for T, in one step: ``with mutex.lock_when(lambda v: v >= 10) as guard:``
 
-        Nobody has to notify: any commit wakes who waits. The predicate is asked without the lock first, on T as committed,
-        and again with the lock; it is given a T of its own, may be called any number of times, and should only look. One
-        that looks at more than T (the time, say) is asked at least once a second.
+        No notification is needed: every commit wakes the waiters. The predicate is called first without the lock, on
+        the last committed T, and again with the lock. It gets its own copy of T, may be called any number of
+        times, and should have no side effects. A predicate that depends on more than T (such as the time) is
+        called at least once a second.
 
         IRQL: as :meth:`lock`.
 
         Args:
-            predicate: called with T; what it raises is raised here, and nothing is locked then.
+            predicate: called with T; an error it raises is raised here, and nothing is locked.
             timeout: seconds to wait, for value and lock together; None for no limit, 0 to not wait.
 
         Raises:
-            LockTimeout: no such T was committed, or the lock was not free, in time.
-            AlreadyOwned: the calling thread holds the lock: nobody else can change T. Use :meth:`Guard.wait_for`.
+            LockTimeout: no such T was committed, or the lock was not acquired, in time.
+            AlreadyOwned: the calling thread holds the lock, so no other thread can change T. Use
+                :meth:`Guard.wait_for`.
             IrqlTooHigh, MutexDestroyed, MutexDamaged, KeyboardInterrupt while waiting.
         """
         self.at_level("lock_when", nanoseconds(timeout) != 0)
         return values.lock_when(self, predicate, timeout)
 
     def wait_for(self, predicate, object timeout=None):
-        """Wait until the predicate holds for T, and return that T. Takes no lock; T may be another one by then.
+        """Wait until the predicate is true for T, and return that T. Takes no lock; T may have changed by then.
 
-        IRQL, arguments and errors as :meth:`lock_when`, but that a thread that holds the lock may ask with success.
+        IRQL, arguments and errors as for :meth:`lock_when`, except that a thread that holds the lock may call it if
+        the predicate is already true.
         """
         self.at_level("wait_for", nanoseconds(timeout) != 0)
         return values.wait_for(self, predicate, timeout)
@@ -204,10 +207,11 @@ cdef class Mutex(Handle):
     def lock_when_async(self, predicate, object timeout=None):
         """As :meth:`lock_when`, in a task of asyncio or Trio: ``async with mutex.lock_when_async(bool) as guard:``, or ``await``.
 
-        The guard belongs to the task that called this, as that of :meth:`lock_async`. Where the predicate holds and the lock
-        is free, nothing is waited for and no other task runs; else the loop goes on meanwhile.
+        The guard belongs to the calling task, as with :meth:`lock_async`. If the predicate is true and the lock is
+        free, there is no wait and no other task runs. Otherwise the loop keeps running.
 
-        IRQL: any level. The predicate is asked in the loop's thread, without and with the lock, and must not block.
+        IRQL: any level. The predicate is called in the loop's thread, both without and with the lock, and must not
+        block.
 
         Args:
             predicate, timeout: as for :meth:`lock_when`.
@@ -217,10 +221,10 @@ cdef class Mutex(Handle):
 
         Raises:
             ValueError: the timeout is negative. When awaited:
-            LockTimeout, MutexDestroyed, MutexDamaged, and what the predicate raises: nothing is locked.
+            LockTimeout, MutexDestroyed, MutexDamaged, and any error of the predicate: nothing is locked.
             AlreadyOwned: the task holds the lock, or its thread locked it before it ran the loop.
             RuntimeError: no task runs in this thread, or it was awaited before.
-            The error of the loop with which it cancels a task; the task has and waits for nothing then.
+            The loop's cancellation error; the task then holds nothing and no longer waits.
         """
         from ..wait.value_async import LockWhen
 
@@ -241,10 +245,10 @@ cdef class Mutex(Handle):
         return wait_for(self, predicate, timeout)
 
     def changes(self, object timeout=None):
-        """Return an iterator over T as it is committed: first the present T, then each time the last one committed.
+        """Return an iterator over T as it is committed: first the current T, then the latest one after each wait.
 
-        Who is slow misses values in between, never the last one. A commit that leaves T equal counts as a change; a
-        release that commits nothing does not. Takes no lock. In a task of asyncio or Trio: ``async for``.
+        A slow reader misses intermediate values, never the last one. A commit that leaves T equal counts as a change;
+        a release that commits nothing does not. Takes no lock. In a task of asyncio or Trio: ``async for``.
 
         IRQL: for each step as :meth:`lock`; with ``async for`` any.
 
@@ -252,7 +256,7 @@ cdef class Mutex(Handle):
             timeout: seconds to wait for the next commit, after which the iteration ends; None for no limit.
 
         Raises:
-            MutexDestroyed: from the step that finds the mutex gone.
+            MutexDestroyed: from the step that finds the mutex destroyed.
             AlreadyOwned: from a step that would wait while the calling thread holds the lock.
             IrqlTooHigh, MutexDamaged, KeyboardInterrupt: from any step.
         """
@@ -266,11 +270,12 @@ cdef class Mutex(Handle):
     def lock_async(self, object timeout=None):
         """Wait for the lock in a task of asyncio or Trio: ``async with mutex.lock_async() as guard:``, or ``await``.
 
-        The guard belongs to the task that called this: other tasks of the thread wait as other processes do, and cannot use
-        it. A KMutex that the task holds gives an inner guard. A lock that is free is taken at once, without a switch to
-        another task; else tasks of a process are served first come, first served, and the loop goes on meanwhile.
+        The guard belongs to the calling task: other tasks of the thread wait like other processes and cannot use it. A
+        KMutex that the task already holds returns an inner guard. A free lock is acquired immediately, without a
+        task switch. Otherwise the tasks of a process are served first come, first served, and the loop keeps
+        running.
 
-        IRQL: any level. The guard does not raise the thread's level, and is released at any.
+        IRQL: any level. The guard does not raise the thread's level, and can be released at any level.
 
         Args:
             timeout: seconds to wait, None for no limit, 0 to not wait.
@@ -283,7 +288,7 @@ cdef class Mutex(Handle):
             LockTimeout, AlreadyOwned, MutexDestroyed: as :meth:`lock`. AlreadyOwned also for a mutex that the thread locked
                 before it ran the loop.
             RuntimeError: no task runs in this thread, or it was awaited before.
-            The error of the loop with which it cancels a task; the task has and waits for nothing then.
+            The loop's cancellation error; the task then holds nothing and no longer waits.
         """
         return new_request(self, timeout)
 
@@ -298,13 +303,13 @@ cdef class Mutex(Handle):
         return peek(self.segment_, self.index, self.generation_, self.codec)
 
     def fetch_add(self, object n=1, object timeout=None):
-        """Add ``n`` to a T of int or float in one call and return what T was.
+        """Add ``n`` to a T of int or float and return the previous T, in one call.
 
-        IRQL and errors as :meth:`lock`. Inside a hold of a KMutex it works on the uncommitted T.
+        IRQL and errors as :meth:`lock`. While the thread holds the KMutex, it works on the uncommitted T.
 
         Raises:
-            TypeError: T is neither int nor float, or ``n`` is not of T (an int is taken as a float).
-            OverflowError: the sum does not fit 64 bits; T stands.
+            TypeError: T is neither int nor float, or ``n`` has another type (for a float T, an int is accepted).
+            OverflowError: the sum does not fit into 64 bits; T is unchanged.
         """
         cdef wdkm_thread *me
         cdef int got
@@ -361,10 +366,10 @@ cdef class Mutex(Handle):
         return old
 
     def replace(self, object value, object timeout=None):
-        """Set T in one call and return what it was.
+        """Set T and return the previous T, in one call.
 
-        IRQL and errors as :meth:`lock`, and those of setting ``guard.value``. The way to mend a damaged T: an old T
-        that cannot be read is returned as None.
+        IRQL and errors as for :meth:`lock` and for setting ``guard.value``. Use it to repair a damaged T: if the old T
+        cannot be read, it returns None.
         """
         cdef wdkm_thread *me
         cdef int got
@@ -413,14 +418,14 @@ cdef class Mutex(Handle):
         return (<const char *>data)[:length]
 
     def to_owned(self):
-        """Consume the mutex: return T and free its memory. Every other handle then raises MutexDestroyed.
+        """Consume the mutex: return T and free its memory. All other handles then raise MutexDestroyed.
 
         IRQL: up to APC for a FastMutex, up to DISPATCH for a KMutex: it does not wait for the lock.
 
         Raises:
-            MutexBusy: somebody holds the lock. AlreadyOwned: the calling thread does. T stands.
+            MutexBusy: another thread holds the lock. AlreadyOwned: the calling thread holds it. T is unchanged.
             MutexDestroyed: it was consumed or destroyed already.
-            DaemonUnavailable: a registered mutex, and its daemon does not answer. T stands.
+            DaemonUnavailable: the mutex is registered and its daemon does not answer. T is unchanged.
         """
         return handles.consume(self, None)
 
@@ -444,17 +449,18 @@ cdef class KMutex(Mutex):
 
     A recursive mutex that owns its T (KMUTEX).
 
-    ``KMutex(value)`` makes an anonymous one, for this process and those that the object is handed to: forked children,
-    and anyone it is pickled to. It lives until its first handle goes, or, once shared, until its maker ends.
+    ``KMutex(value)`` makes an anonymous mutex, for this process and the processes that receive the object: forked
+    children, and processes it is pickled to. It lives until its first handle is deleted, or, once shared, until the
+    process that made it ends.
 
-    IRQL: any level. Waiting for it: up to APC. Trying: up to DISPATCH.
+    IRQL: created at any level, locked up to APC, tried up to DISPATCH.
 
     Args:
         value: the first T.
-        type: T's type; by default ``type(value)``. None lets T be anything that msgpack holds.
+        type: T's type; by default ``type(value)``. None allows any value that msgpack supports.
 
     Raises:
-        TypeError, OverflowError: msgpack cannot hold it. PagedPoolAllocFailed: no room.
+        TypeError, OverflowError: msgpack cannot hold the value. PagedPoolAllocFailed: shared memory is full.
     """
 
     def __init__(self, value, *, type=UNSET):
@@ -467,14 +473,14 @@ cdef class FastMutex(Mutex):
     """FastMutex(value, *, type=...)
 --
 
-    A mutex that owns its T, not recursive, with the least work per lock (FAST_MUTEX).
+    A non-recursive mutex that owns its T, with the least work per lock (FAST_MUTEX).
 
-    Made as :class:`KMutex` is. A thread that holds one is at APC.
+    Constructed like :class:`KMutex`. A thread that holds one is at APC.
 
     IRQL: created up to DISPATCH, locked and tried up to APC.
 
     Raises:
-        IrqlTooHigh: the thread is above DISPATCH. Else as :class:`KMutex`.
+        IrqlTooHigh: the thread is above DISPATCH. Other errors as for :class:`KMutex`.
     """
 
     def __init__(self, value, *, type=UNSET):

@@ -43,11 +43,12 @@ cdef class CriticalSection(Handle):
     """CriticalSection()
 --
 
-    A lock between processes without a T, as a Windows CRITICAL_SECTION is one between threads.
+    A lock between processes without a T, like a Windows CRITICAL_SECTION between threads.
 
-    Recursive and owned by a thread, or by the task or greenlet that enters it. ``with section:``, ``enter()``/``leave()``, and everything that ``threading.RLock``
-    has, so that ``threading.Condition`` and code that takes a lock object accept it. Anonymous as made here, named when
-    made by ``Grt.register_critical_section``. A holder that dies releases it; see :attr:`abandoned`.
+    It is recursive and owned by a thread, or by the task or greenlet that enters it. It has ``with section:``,
+    ``enter()``/``leave()`` and the complete protocol of ``threading.RLock``, so ``threading.Condition`` and code that
+    expects a lock object accept it. The constructor makes an anonymous one, ``Grt.register_critical_section`` a named
+    one. If a holder dies, it is released; see :attr:`abandoned`.
 
     IRQL: created at any level, entered up to APC, tried up to DISPATCH.
 
@@ -176,7 +177,8 @@ cdef class CriticalSection(Handle):
         return False
 
     def enter(self, object timeout=None):
-        """Wait for the section and enter it (EnterCriticalSection); enter again at will, leave as often.
+        """Wait for the section and enter it (EnterCriticalSection). It may be entered again; leave it as often as it
+        was entered.
 
         IRQL: up to APC; with ``timeout=0`` up to DISPATCH.
 
@@ -192,9 +194,9 @@ cdef class CriticalSection(Handle):
     def lock_async(self, object timeout=None):
         """Enter in a task of asyncio or Trio: ``async with section.lock_async() as hold:``, or ``await``.
 
-        As :meth:`KMutex.lock_async`. What it gives is a guard whose ``value`` is None: it has ``abandoned`` and the rest.
-        The section is left with it; :meth:`leave` is for who entered it in another way, and so is :attr:`abandoned`. The
-        task that is in it may enter it again, in either way.
+        Like :meth:`KMutex.lock_async`. It returns a guard whose ``value`` is None, with ``abandoned`` and all other
+        attributes. Releasing the guard leaves the section; :meth:`leave` and :attr:`abandoned` of the section are for
+        the other ways to enter it. The task that is inside may enter again, in either way.
         """
         return new_request(self, timeout)
 
@@ -206,20 +208,20 @@ cdef class CriticalSection(Handle):
         """Leave once (LeaveCriticalSection). At any IRQL.
 
         Raises:
-            NotOwned: the calling thread is not in it. It is a RuntimeError, as RLock raises.
+            NotOwned: the calling thread is not inside. It is a RuntimeError, which RLock raises, too.
         """
         self.let_go()
 
     def acquire(self, object blocking=True, object timeout=-1):
-        """As ``threading.RLock.acquire``: True when entered.
+        """Like ``threading.RLock.acquire``: return True if entered.
 
         Args:
-            blocking: whether to wait; what RLock takes for one: an int, and from Python 3.12 on anything.
-            timeout: seconds, any real number; -1 or None for no limit. (RLock refuses None, Decimal and numpy.float32.)
+            blocking: whether to wait; accepts what RLock accepts: an int, and from Python 3.12 on any object.
+            timeout: seconds, any real number; -1 or None for no limit. (RLock rejects None, Decimal and numpy.float32.)
 
         Raises:
-            ValueError: a negative timeout, NaN, or a timeout where ``blocking`` is false.
-            OverflowError: a timeout above ``threading.TIMEOUT_MAX``. TypeError: what is no number.
+            ValueError: the timeout is negative or NaN, or given although ``blocking`` is false.
+            OverflowError: the timeout is above ``threading.TIMEOUT_MAX``. TypeError: it is not a number.
             IrqlTooHigh, MutexDestroyed, DeadlockError, KeyboardInterrupt: as :meth:`enter`.
         """
         cdef int64_t wait = -1

@@ -18,9 +18,11 @@ from ._thread cimport owner_now, thread_state
 @cython.final
 @cython.no_gc
 cdef class SectionGuard:
-    """Holds a :class:`CriticalSection` that ``lock_all`` or ``lock_any`` has entered, as a guard holds a mutex; no T.
+    """Holds a :class:`CriticalSection` entered by ``lock_all`` or ``lock_any``, as a guard holds a mutex, but without
+    a T.
 
-    Leaving its ``with``, :meth:`drop_safe`, or dropping it in the thread that entered leaves the section.
+    The section is left by leaving the ``with``, by :meth:`drop_safe`, or by garbage collection in the thread that
+    entered.
     """
 
     def __init__(self):
@@ -63,7 +65,7 @@ cdef class SectionGuard:
         """Leave the section, once. At any IRQL.
 
         Raises:
-            NotOwned: the calling thread is not in it.
+            NotOwned: the calling thread is not inside.
         """
         self.leave()
 

@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class Box(Generic[T]):
-    """Owns a T in shared memory, without a lock. Made by ``to_owned_box()`` only.
+    """Owns a T in shared memory, without a lock. Only ``to_owned_box()`` returns one.
 
-    Freed by :meth:`close`, by leaving its ``with``, or by going out of use. Belongs to the process that made it: it is
-    not pickled, and a forked child cannot free it.
+    Freed by :meth:`close`, by leaving its ``with``, or by garbage collection. It belongs to the process that made it:
+    it cannot be pickled, and a forked child cannot free it.
     """
 
     _pool: PrivatePool | None
@@ -44,10 +44,10 @@ class Box(Generic[T]):
 
     @property
     def value(self) -> T:
-        """T, decoded from the pool at each use.
+        """T, decoded from shared memory on each access.
 
         Raises:
-            MutexDestroyed: the box was closed. MutexDamaged: its bytes are not a T.
+            MutexDestroyed: the box was closed. MutexDamaged: its bytes are not a valid T.
         """
         if self._pool is None:
             raise MutexDestroyed("this box was closed")
@@ -56,7 +56,7 @@ class Box(Generic[T]):
 
     @property
     def buffer(self) -> memoryview:
-        """The msgpack bytes of T where they lie, as a read-only memoryview. Release it before :meth:`close`.
+        """The msgpack bytes of T in place, as a read-only memoryview. Release it before :meth:`close`.
 
         Raises:
             MutexDestroyed: the box was closed.
@@ -67,11 +67,11 @@ class Box(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether the memory was given back."""
+        """Whether the memory was freed."""
         return self._pool is None
 
     def close(self) -> None:
-        """Give the memory back. A second time does nothing.
+        """Free the memory. A second call does nothing.
 
         Raises:
             BufferError: a memoryview of :attr:`buffer` is still in use.

@@ -167,18 +167,18 @@ def conversion_named(label: str) -> Conversion | None:
 
 
 def register_type(cls: type[C], encode: Callable[[C], Any], decode: Callable[[Any], C]) -> None:
-    """Let objects of a class be T. To be called in each process that uses such a mutex, before it does.
+    """Allow instances of a class as T. Call it in each process that uses such a mutex, before the first use.
 
-    At any IRQL. A mutex that was made of such a T before keeps what was registered then.
+    At any IRQL. A mutex that already has such a T keeps the functions registered before.
 
     Args:
-        cls: the class; objects of its subclasses are not taken for it.
-        encode: returns what msgpack holds for an object (None, bool, int, float, str, bytes, list and dict of those);
-            the same for equal ones, or reading T looks like changing it.
-        decode: returns the object again. What it raises comes out of reading T.
+        cls: the class; instances of its subclasses are not accepted.
+        encode: returns the msgpack form of an instance (None, bool, int, float, str, bytes, or list and dict of
+            these). It must be the same for equal instances; otherwise reading T looks like a change.
+        decode: returns the instance. An error it raises is raised by reading T.
 
     Raises:
-        TypeError: ``cls`` is no class, or one that can be T without this.
+        TypeError: ``cls`` is not a class, or can be T without registration.
     """
     if not isinstance(cls, type) or cls.__module__ == "builtins":
         raise TypeError(f"register_type() takes a class of yours, not {cls!r}")

@@ -38,7 +38,7 @@ _HIGHEST = 15
 
 
 class Irql(IntEnum):
-    """The levels that mean something here. Any int from 0 to 15 is a level."""
+    """The levels with a meaning in this package. Any int from 0 to 15 is a level."""
 
     PASSIVE = 0
     APC = 1
@@ -47,7 +47,7 @@ class Irql(IntEnum):
 
 def current_irql() -> int:
     """Return the effective level of the calling thread: the raised level, APC while it holds a FastMutex, DISPATCH
-    inside an event loop; the highest of those that apply. Equals a member of :class:`Irql` up to 2.
+    inside an event loop; the highest level that applies. Up to 2 it equals a member of :class:`Irql`.
     """
     level = current_level()
     return Irql(level) if level <= Irql.DISPATCH else level
@@ -61,7 +61,7 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
 
     Raises:
         ValueError: ``level`` is not between 0 and 15.
-        IrqlTooHigh: the thread is at a higher level already (when entered).
+        IrqlTooHigh: the thread is already at a higher level (when entered).
         NotOwned: entered in one thread and left in another.
     """
 
@@ -97,17 +97,17 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
 def signal_handler(handler: Callable[P, R]) -> Callable[P, R]:
     """Wrap a Python signal handler so that it runs at DISPATCH: ``signal.signal(SIGTERM, signal_handler(handler))``.
 
-    A handler runs between two bytecodes of the main thread, which may hold the very lock that the handler wants: such a
-    wait would never end. In a wrapped handler a blocking lock raises IrqlTooHigh at once, contended or not; what a
-    handler raises comes out of whatever the main thread was doing. ``KMutex.try_lock()`` and
-    ``CriticalSection.try_enter()`` are allowed; where the interrupted thread holds the mutex, they give an inner hold
-    of it, with T as it is half-way.
+    A handler runs between two bytecodes of the main thread, which may hold the same lock that the handler needs: that
+    wait would never end. In a wrapped handler a blocking lock raises IrqlTooHigh immediately, contended or not. An
+    error of a handler is raised in the interrupted code of the main thread. ``KMutex.try_lock()`` and
+    ``CriticalSection.try_enter()`` are allowed; if the interrupted thread holds the mutex, they return an inner hold
+    with the uncommitted T.
 
-    The level is what it was before when the handler ends, however it ends. Handlers may interrupt each other, and may
-    run in the midst of an event loop. Works as a decorator; a handler that is called directly runs at DISPATCH, too.
+    The previous level is restored however the handler ends. Handlers may interrupt each other and may run inside an
+    event loop. Works as a decorator; a handler that is called directly also runs at DISPATCH.
 
     Args:
-        handler: any callable; what it takes and returns is passed on.
+        handler: any callable; its arguments and return value are passed through.
     """
 
     @wraps(handler)

@@ -66,13 +66,14 @@ class GrtMany:
     ) -> dict[str, Any]: ...
     @staticmethod
     def register_many(kind: Any, values: Any, *, type: Any = UNSET, mode: Mode = "overwrite") -> Any:
-        """Register many mutexes of one kind. Each name by itself is registered as by the single call.
+        """Register many mutexes of one kind, each name as by the single call. Other processes see the names appear one
+        by one.
 
-        Others see the names come one after the other: the call as a whole is not atomic, and where it fails, is
-        interrupted or killed half-way, what was registered so far stands. With ``checked`` there is more: all names are
-        looked up first, and if one of them is taken nothing is registered; if somebody takes one meanwhile, or anything
-        else fails, what was registered is unregistered again before the error is raised. Up to 1024 names whose first T
-        is of at most 72 bytes are registered all at once or not at all, whatever the mode.
+        The call as a whole is not atomic: if it fails, is interrupted or killed half-way, the names registered so far
+        stay. With ``checked``, all names are looked up first, and if one of them is taken, nothing is registered;
+        if another process takes one in the meantime, or anything else fails, the names registered so far are
+        unregistered again before the error is raised. In every mode, up to 1024 names whose first T has at most 72
+        bytes are registered all together or not at all.
 
         Args:
             kind: FastMutex, KMutex or CriticalSection: the class, or its :class:`MutexType`.
@@ -87,12 +88,13 @@ class GrtMany:
         IRQL: as the single calls.
 
         Raises:
-            TypeError, OverflowError: msgpack cannot hold a value, or it is not a ``type``; nothing was registered.
+            TypeError, OverflowError: msgpack cannot hold a value, or it is not of that ``type``; nothing was
+                registered.
             InvalidName, IrqlTooHigh: nothing was registered.
             KeyExists: a name is taken (``checked``); the message names the first few.
-            DowncastError: a name is taken by another kind or T (``get_or_register``).
-            PagedPoolAllocFailed: no room in /dev/shm. DaemonUnavailable: the daemon does not answer. MutexDestroyed:
-                another process has overwritten a name already. The message says how many names are registered now.
+            DowncastError: a name is taken by another kind or type of T (``get_or_register``).
+            PagedPoolAllocFailed: /dev/shm is full. DaemonUnavailable: the daemon does not answer. MutexDestroyed:
+                another process has already overwritten a name. The message says how many names are registered now.
         """
         from ..engines.local import bulk_requests
         from ..objects.handles import kind_of
@@ -138,16 +140,16 @@ class GrtMany:
 
         Args:
             kind: FastMutex, KMutex or CriticalSection: the class, or its :class:`MutexType`.
-            names: of the mutexes; one that comes twice is returned once.
-            T: what each of them must protect; by default whatever it does.
+            names: of the mutexes; a repeated name is returned once.
+            T: the required type of T of each; by default any.
 
         Returns:
             A handle for each name, in the order of ``names``.
 
         Raises:
-            KeyNotFound: some names are not of any mutex; the message says how many and names the first few.
+            KeyNotFound: some names are unknown; the message says how many and lists the first few.
             GrtIsEmpty: there is no mutex at all.
-            DowncastError: one is of another kind, or protects another T.
+            DowncastError: one has another kind, or another type of T.
         """
         from ..engines.local import bulk_requests
         from ..objects.handles import kind_of

@@ -37,12 +37,12 @@ def unregister_slot(
 
 
 class Grt(GrtMany):
-    """The global reference tracker. All of its methods are static; there is nothing to make an object of.
+    """The global reference tracker. All of its methods are static; it is not instantiated.
 
-    Every method that takes a name raises :class:`InvalidName` for one that no mutex can have (it must be 1 to 104 bytes
-    of UTF-8 without NUL), :class:`GrtIsNull` where no Grt runs, and :class:`DaemonUnavailable` where its daemon
-    does not answer. A process that never called :meth:`init` uses the instance ``WDKMUTEX_INSTANCE`` (else
-    ``default``) if that runs. Methods talk to the daemon and block for as long: not for an event loop's thread.
+    Every method that takes a name raises :class:`InvalidName` if the name is invalid (it must be 1 to 104 bytes of
+    UTF-8 without NUL), :class:`GrtIsNull` if no Grt runs, and :class:`DaemonUnavailable` if its daemon does not
+    answer. A process that never called :meth:`init` uses the instance ``WDKMUTEX_INSTANCE`` (or else ``default``) if
+    it runs. The methods talk to the daemon and block meanwhile, so do not call them in the thread of an event loop.
     """
 
     def __new__(cls) -> Grt:
@@ -57,35 +57,36 @@ class Grt(GrtMany):
 
         Args:
             instance: its name; None means ``WDKMUTEX_INSTANCE``, else ``default``.
-            autostart: start the daemon if there is none, now and whenever it is found dead later.
-            timeout: seconds that this, and later each call, may take.
+            autostart: start the daemon if none runs, now and whenever it is found dead later.
+            timeout: maximum seconds for this call and for each later call.
 
         Raises:
             GrtAlreadyExists: this process has called it before and the Grt still exists.
             GrtIsNull: no daemon serves the instance, and ``autostart`` is False.
-            DaemonUnavailable: the daemon does not come up in time; the message says what to look into.
-            PagedPoolAllocFailed: there is no room in /dev/shm for the pool.
+            DaemonUnavailable: the daemon does not start in time; the message names the log to check.
+            PagedPoolAllocFailed: /dev/shm has no room for the pool.
             RuntimeFolderRefused: the folder for sockets is not safe to use.
-            InvalidName: no instance can have that name.
+            InvalidName: the name is not valid for an instance.
         """
         session.init(instance, autostart, timeout)
 
     @staticmethod
     def instance() -> str | None:
-        """The instance that this process is attached to, None if to none."""
+        """The instance that this process is attached to, or None."""
         return session.attached_instance()
 
     @staticmethod
     def detach() -> None:
-        """Leave the Grt. The daemon, the mutexes and this process's handles live on. Does nothing when not attached."""
+        """Detach this process from the Grt. The daemon, the mutexes and this process's handles live on. Does nothing
+        if not attached."""
         session.leave()
 
     @staticmethod
     def destroy() -> None:
         """Destroy every mutex of the instance, for all processes, remove its segments and end its daemon.
 
-        Whoever waits for one of the locks, and whoever uses a handle later, gets :class:`MutexDestroyed`. This process
-        is detached, and may call :meth:`init` again.
+        Waiters for any of the locks, and later users of a handle, get :class:`MutexDestroyed`. This process is
+        detached, and may call :meth:`init` again.
 
         Raises:
             GrtIsNull: there is no Grt.
@@ -109,7 +110,7 @@ class Grt(GrtMany):
         """Destroy one mutex, for all processes; whoever waits for it gets :class:`MutexDestroyed`.
 
         Raises:
-            KeyNotFound: no mutex has that name. GrtIsEmpty: none has any name.
+            KeyNotFound: no mutex has that name. GrtIsEmpty: there is no mutex at all.
         """
         requests.unregister(session.current(), name)
 
@@ -134,14 +135,14 @@ class Grt(GrtMany):
         Args:
             name: of the mutex.
             v: the first T.
-            type: T; ``type(v)`` by default, None for anything that msgpack holds.
+            type: the type of T; ``type(v)`` by default, None for any value that msgpack supports.
 
         IRQL: any.
 
         Raises:
-            TypeError, OverflowError: msgpack cannot hold ``v``, or it is not a ``type``.
-            PagedPoolAllocFailed: no room in /dev/shm; what the name stood for still stands.
-            MutexDestroyed: another process has overwritten the name already.
+            TypeError, OverflowError: msgpack cannot hold ``v``, or it is not of that ``type``.
+            PagedPoolAllocFailed: /dev/shm is full; an existing mutex of that name is unchanged.
+            MutexDestroyed: another process has already overwritten the name.
         """
         return requests.create(session.current(), name, KIND_K, "overwrite", v, type)
 
@@ -159,7 +160,7 @@ class Grt(GrtMany):
     def register_kmutex_checked(name: str, v: Any, type: Any) -> KMutex[Any]: ...
     @staticmethod
     def register_kmutex_checked(name: str, v: Any, type: Any = UNSET) -> Any:
-        """As :meth:`register_kmutex`, but only if the name is free; of several processes one succeeds.
+        """As :meth:`register_kmutex`, but only if the name is free; if several processes call this, one succeeds.
 
         Raises:
             KeyExists: the name is taken; nothing was changed.
@@ -180,12 +181,13 @@ class Grt(GrtMany):
     def get_or_register_kmutex(name: str, v: Any, type: Any) -> KMutex[Any]: ...
     @staticmethod
     def get_or_register_kmutex(name: str, v: Any, type: Any = UNSET) -> Any:
-        """Return the KMutex of that name, or register it with the first T ``v``; of several processes one does.
+        """Return the KMutex of that name, or register it with the first T ``v``; if several processes call this, one
+        registers.
 
         Arguments, IRQL and errors as :meth:`register_kmutex`, and:
 
         Raises:
-            DowncastError: the name is taken by a mutex of another kind, or of another T.
+            DowncastError: the name is taken by a mutex of another kind or type of T.
         """
         return requests.create(session.current(), name, KIND_K, "get_or_register", v, type)
 
@@ -204,11 +206,11 @@ class Grt(GrtMany):
 
         Args:
             name: of the mutex.
-            T: what it must protect; by default whatever it does.
+            T: the required type of T; by default any.
 
         Raises:
-            KeyNotFound: no mutex has that name. GrtIsEmpty: none has any name.
-            DowncastError: it is of another kind, or protects another T.
+            KeyNotFound: no mutex has that name. GrtIsEmpty: there is no mutex at all.
+            DowncastError: it has another kind, or another type of T.
         """
         return requests.get(session.current(), name, KIND_K, T)
 
@@ -233,15 +235,15 @@ class Grt(GrtMany):
         Args:
             name: of the mutex.
             v: the first T.
-            type: T; ``type(v)`` by default, None for anything that msgpack holds.
+            type: the type of T; ``type(v)`` by default, None for any value that msgpack supports.
 
         IRQL: up to DISPATCH.
 
         Raises:
-            TypeError, OverflowError: msgpack cannot hold ``v``, or it is not a ``type``.
+            TypeError, OverflowError: msgpack cannot hold ``v``, or it is not of that ``type``.
             IrqlTooHigh: the thread is above DISPATCH.
-            PagedPoolAllocFailed: no room in /dev/shm; what the name stood for still stands.
-            MutexDestroyed: another process has overwritten the name already.
+            PagedPoolAllocFailed: /dev/shm is full; an existing mutex of that name is unchanged.
+            MutexDestroyed: another process has already overwritten the name.
         """
         return requests.create(session.current(), name, KIND_FAST, "overwrite", v, type)
 
@@ -259,7 +261,7 @@ class Grt(GrtMany):
     def register_fast_mutex_checked(name: str, v: Any, type: Any) -> FastMutex[Any]: ...
     @staticmethod
     def register_fast_mutex_checked(name: str, v: Any, type: Any = UNSET) -> Any:
-        """As :meth:`register_fast_mutex`, but only if the name is free; of several processes one succeeds.
+        """As :meth:`register_fast_mutex`, but only if the name is free; if several processes call this, one succeeds.
 
         Raises:
             KeyExists: the name is taken; nothing was changed.
@@ -280,12 +282,13 @@ class Grt(GrtMany):
     def get_or_register_fast_mutex(name: str, v: Any, type: Any) -> FastMutex[Any]: ...
     @staticmethod
     def get_or_register_fast_mutex(name: str, v: Any, type: Any = UNSET) -> Any:
-        """Return the FastMutex of that name, or register it with the first T ``v``; of several processes one does.
+        """Return the FastMutex of that name, or register it with the first T ``v``; if several processes call this,
+        one registers.
 
         Arguments, IRQL and errors as :meth:`register_fast_mutex`, and:
 
         Raises:
-            DowncastError: the name is taken by a mutex of another kind, or of another T.
+            DowncastError: the name is taken by a mutex of another kind or type of T.
         """
         return requests.create(session.current(), name, KIND_FAST, "get_or_register", v, type)
 
@@ -304,11 +307,11 @@ class Grt(GrtMany):
 
         Args:
             name: of the mutex.
-            T: what it must protect; by default whatever it does.
+            T: the required type of T; by default any.
 
         Raises:
-            KeyNotFound: no mutex has that name. GrtIsEmpty: none has any name.
-            DowncastError: it is of another kind, or protects another T.
+            KeyNotFound: no mutex has that name. GrtIsEmpty: there is no mutex at all.
+            DowncastError: it has another kind, or another type of T.
         """
         return requests.get(session.current(), name, KIND_FAST, T)
 

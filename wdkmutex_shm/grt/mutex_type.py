@@ -9,10 +9,10 @@ __all__ = ["MutexType"]
 
 
 class MutexType(Enum):
-    """A kind of mutex: what the Grt is to make, or to look up. The crate's ``MutexType``, and the critical section.
+    """The kind of mutex for the Grt to make or look up: the crate's ``MutexType``, plus the critical section.
 
-    :meth:`Grt.register_many` and :meth:`Grt.get_many` take it in the place of the class. The values are the words of
-    the command line (``--kind fast``) and of what ``list`` and ``show`` print: ``MutexType("fast")``.
+    :meth:`Grt.register_many` and :meth:`Grt.get_many` accept it instead of the class. The values are the words that the
+    command line uses (``--kind fast``), including the output of ``list`` and ``show``: ``MutexType("fast")``.
     """
 
     FastMutex = "fast"

@@ -18,8 +18,8 @@ class Holder(NamedTuple):
         tid: its Linux thread id; equal to ``pid`` for a main thread.
         thread: the thread's name as the kernel knows it, or ``?``.
         command: the process's command line, or ``?`` if it is gone.
-        held_for: seconds since the hold was first seen by anyone, a lower bound: locking reads no clock.
-        alive: False when the thread, or its process, is proved to have ended and nobody took the lock over yet.
+        held_for: seconds since the hold was first observed; a lower bound, because locking reads no clock.
+        alive: False if the thread or its process is proved to have ended and the lock was not acquired since.
     """
 
     pid: int

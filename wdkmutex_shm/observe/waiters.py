@@ -39,15 +39,15 @@ _HOW = {
 
 
 class Waiter(NamedTuple):
-    """Who waits for a mutex, for a millisecond at least (a task: for some 50 ms).
+    """A thread or task that has waited for a mutex for at least a millisecond (a task: about 50 ms).
 
     Attributes:
         pid: the process. tid: its thread (Linux thread id); of a task, the thread of its event loop.
         thread: the thread's name as the kernel knows it, or ``?``.
         command: the process's command line, or ``?`` if it is gone.
         waited: seconds since the wait began.
-        how: ``lock``: for the lock, and for nothing else; ``any``: for this one of several; ``value``: for a value of
-            it; ``task``: a task of an event loop, which goes on with others meanwhile.
+        how: ``lock``: for the lock and nothing else; ``any``: for this one of several; ``value``: for a value of it;
+            ``task``: a task of an event loop, while the loop runs others.
     """
 
     pid: int
@@ -59,15 +59,15 @@ class Waiter(NamedTuple):
 
 
 class DeadlockLink(NamedTuple):
-    """One thread in a circle of threads that wait for each other.
+    """One thread in a cycle of threads that wait for each other.
 
     Attributes:
-        pid, tid, thread, command: who it is, as in :class:`Waiter`.
-        holds: name of the mutex that it holds and the one before it in the circle waits for.
-        waits_for: name of the mutex that it waits for, and the next one in the circle holds.
+        pid, tid, thread, command: the thread, as in :class:`Waiter`.
+        holds: name of the mutex that it holds and that the previous thread in the cycle waits for.
+        waits_for: name of the mutex that it waits for and that the next thread in the cycle holds.
         waited: seconds since its wait began.
 
-    An anonymous mutex has no name; it is called by its kind, its place, and the process that made it.
+    An anonymous mutex has no name; it is described by its kind, its place, and the process that made it.
     """
 
     pid: int

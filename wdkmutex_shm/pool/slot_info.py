@@ -17,10 +17,10 @@ class Statistics(NamedTuple):
     """Counts of one mutex since it was made; see ``statistics()``.
 
     Attributes:
-        acquisitions: how often the lock was had. contended: how often after waiting for it.
-        abandoned: how often its holder died. timeouts: how many waits ended without it.
-        commits: how often T was published. value_bytes: T's msgpack form.
-        pool_bytes: shared memory that the mutex takes.
+        acquisitions: how often the lock was acquired. contended: how often after a wait.
+        abandoned: how often its holder died. timeouts: how many waits timed out.
+        commits: how often T was published. value_bytes: size of T in msgpack.
+        pool_bytes: shared memory used by the mutex.
     """
 
     acquisitions: int

@@ -41,21 +41,20 @@ def lock_any(
 ) -> tuple[int, Guard[Any] | SectionGuard]:
     """Wait until one of the mutexes is free, lock it, and return its index and its guard.
 
-    When several are free it is the turn of each of them to be taken first, from call to call, so that none of
-    them is neglected.
-    Who has waited for a millisecond is served before newcomers, by each of them. A KMutex that the thread holds
-    is free to it, and gives an inner guard. A CriticalSection is entered and gives a SectionGuard.
+    When several are free, successive calls try a different one first, so that none of them is neglected.
+    After a wait of one millisecond, each of them serves the waiter before newcomers. A KMutex that the thread holds
+    counts as free and returns an inner guard. A CriticalSection is entered and returns a SectionGuard.
 
-    IRQL: up to APC; with ``timeout=0`` what ``try_lock`` of each allows.
+    IRQL: up to APC; with ``timeout=0`` the limit of ``try_lock`` of each.
 
     Args:
-        mutexes: from 1 to 64 (MAXIMUM_WAIT_OBJECTS) KMutexes, FastMutexes and CriticalSections, none of them twice.
+        mutexes: from 1 to 64 (MAXIMUM_WAIT_OBJECTS) KMutexes, FastMutexes and CriticalSections, each at most once.
         timeout: seconds to wait, None for no limit, 0 to not wait.
 
     Raises:
         LockTimeout: none was free in time.
-        AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them is gone.
-        DeadlockError: each of them is held by a thread that waits, in the end, for what this thread holds.
+        AlreadyOwned: the calling thread holds one of the FastMutexes. MutexDestroyed: one of them no longer exists.
+        DeadlockError: each of them is held by a thread that waits, directly or indirectly, for a lock of this thread.
         IrqlTooHigh, ValueError, TypeError: checked before anything is locked.
         KeyboardInterrupt, or what a signal handler raises, while waiting.
     """

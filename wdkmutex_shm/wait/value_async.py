@@ -185,9 +185,9 @@ async def next_change(mutex: Mutex[T], seen: int | None, timeout: float | None) 
 
 @final
 class LockWhen(Generic[T]):
-    """What ``lock_when_async()`` returns: to be used once, as ``async with ... as guard:`` or ``guard = await ...``.
+    """Returned by ``lock_when_async()``. Use it once, as ``async with ... as guard:`` or ``guard = await ...``.
 
-    See :meth:`wdkmutex_shm.KMutex.lock_when_async` for what awaiting it raises.
+    :meth:`wdkmutex_shm.KMutex.lock_when_async` lists the errors that awaiting it raises.
     """
 
     __slots__ = ("_guard", "_mutex", "_predicate", "_request", "_timeout")

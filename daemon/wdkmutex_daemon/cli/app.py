@@ -71,9 +71,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @options.root_instance
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli(instance: str | None) -> None:
-    """Named mutexes that own their data, shared by the processes of this machine.
+    """Named mutexes that own their data, shared by processes on this machine.
 
-    One daemon serves each instance: it tracks the names. Locking never goes through it.
+    One daemon per instance tracks the names. Locking never goes through it.
     """
 
 

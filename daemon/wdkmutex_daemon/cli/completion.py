@@ -12,7 +12,7 @@ __all__ = ["completion_verb"]
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_verb(shell: str) -> None:
-    """Print the script that completes in SHELL.
+    """Print the completion script for SHELL.
 
     \b
     bash: wdkmutex-daemon completion bash > ~/.local/share/bash-completion/completions/wdkmutex-daemon

@@ -16,7 +16,9 @@ __all__ = ["demo_verb"]
 
 @click.command("demo")
 @click.argument("path", required=False, type=click.Path(exists=True))
-@click.option("--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Processes at work.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Number of worker processes."
+)
 @click.option(
     "--kill-every",
     metavar="S",
@@ -25,22 +27,25 @@ __all__ = ["demo_verb"]
     show_default=True,
     help="SIGKILL a random worker every S seconds; 0: none.",
 )
-@click.option("--seed", type=int, help="Of the choice of whom to kill. Random by default, and printed.")
+@click.option("--seed", type=int, help="Seed for choosing the workers to kill. Random by default, and printed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | None, as_json: bool) -> int:
     """Count words while the workers are killed.
 
     Worker processes count the lines and words of the files below PATH (default: Python's standard library). Claims and
-    totals are kept in mutexes of an instance of its own, which is gone at the end. Every so often a random worker is
-    killed with SIGKILL, wherever it is, and another takes its place. The totals are equal, always; exit status 1 if
-    not.
+    totals are kept in mutexes of a separate instance, which is destroyed at the end. At regular intervals a random
+    worker is killed with SIGKILL, wherever it is, and another takes its place. The totals are always equal; exit
+    status 1 if not.
     """
     import random
 
     from wdkmutex_shm.base.frozen import is_frozen
 
     if is_frozen():
-        raise Failure("the demo spawns Pythons, and a frozen program has none", exit_codes.FAILED)
+        raise Failure(
+            "the demo spawns Python interpreters, and a frozen program has none; run it from an installed package",
+            exit_codes.FAILED,
+        )
     from ..demo.job import Ended, run
     from ..demo.report import as_json as result_as_json
     from ..demo.report import as_tables

@@ -1,34 +1,34 @@
-"""Exit codes, the same for every verb.
+"""Exit codes, the same for every command.
 
 0
-    it worked
+    success
 1
-    it failed for a reason without a code of its own; ``doctor`` found a failure; ``demo`` counted unequal totals
+    failure without its own code; ``doctor`` found a failure; the totals of ``demo`` differ
 2
-    usage: an unknown option, JSON that is none, a name that no mutex can have
+    usage error: an unknown option, invalid JSON, an invalid name
 3
-    no Grt: no daemon serves the instance, or it was destroyed; for ``status``, the daemon does not run
+    no Grt: no daemon serves the instance, or it was destroyed; for ``status``: the daemon does not run
 4
     no mutex has that name
 5
     the name is taken (``register --checked``)
 6
-    the lock was not had in time (``set --timeout``)
+    the lock was not acquired in time (``set --timeout``)
 7
     wrong kind or wrong T
 8
     refused: a folder, socket or segment of another user, permission mode or layout version
 9
-    shared memory could not be had
+    shared memory could not be allocated
 10
-    the mutex cannot be used now: destroyed meanwhile, held by this very thread, or in use
+    the mutex cannot be used: it was destroyed, is held by the same thread, or is in use
 128 + n
     ended by signal n (130: Ctrl-C)
 
-``lock`` passes on the exit status of the command that it ran (128 + n if signal n ended it). Its own troubles use the
-codes of timeout(1) and env(1), so that they do not look like the command's: 124 when the lock was not had in time
-(another code with ``-E``), 125 when it could not be locked for another reason, 126 when the command cannot be run, 127
-when there is no such command.
+``lock`` passes on the exit status of its command (128 + n if signal n ended it). For its own errors it uses the codes
+of timeout(1) and env(1), to distinguish them from the command's: 124 if the lock was not acquired in time (another
+code with ``-E``), 125 if it could not be locked for another reason, 126 if the command cannot be run, 127 if there is
+no such command.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ NOT_FOUND = 127
 TABLE = (
     "Exit codes: 0 ok; 1 failed, unequal; 2 usage; 3 no Grt (daemon not running); 4 no such name; 5 name exists; "
     "6 timeout; 7 wrong kind or T; 8 refused (owner, permissions, layout, kernel); 9 no shared memory; 10 destroyed or "
-    "in use; 128+n signal n. 'lock' passes the command's status on; its own: 124 timeout, 125 failed, 126 cannot run, "
+    "in use; 128+n signal n. 'lock' passes on the command's status; its own: 124 timeout, 125 failed, 126 cannot run, "
     "127 no such command."
 )
 

@@ -65,7 +65,7 @@ class _OptionsAroundName(click.Command):
 
 @click.command("lock", cls=_OptionsAroundName, context_settings={"allow_interspersed_args": False})
 @options.instance
-@options.timeout("Give up after S seconds (0: at once).")
+@options.timeout("Give up after S seconds (0: immediately).")
 @click.option(
     "-E",
     "--conflict-exit-code",
@@ -73,9 +73,11 @@ class _OptionsAroundName(click.Command):
     type=click.IntRange(0, 255),
     default=exit_codes.LOCK_TIMEOUT,
     show_default=True,
-    help="Exit status when the lock was not had in time.",
+    help="Exit status if the lock is not acquired in time.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr when the lock is had, and if its holder had died.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Report on stderr when the lock is acquired, and whether its holder had died."
+)
 @options.name
 @click.argument("command", metavar="-- CMD ARG...", nargs=-1, required=True, type=click.UNPROCESSED)
 def lock_verb(
@@ -84,12 +86,12 @@ def lock_verb(
     """Run a command while holding a mutex.
 
     The exit status is CMD's, or 128+n if signal n ended it. 124 (or -E): not locked in time. 125: not locked for
-    another reason. 126: CMD cannot be run. 127: no such CMD. Options go before CMD.
+    another reason. 126: CMD cannot be run. 127: no such CMD. Put options before CMD.
 
-    Signals sent to this process are passed on to CMD; the lock is released when CMD has ended. Killed with SIGKILL,
-    this process loses the lock immediately, and CMD is killed with it; the next owner is told that the mutex was
-    abandoned. Processes that CMD has started, and a CMD that is set-user-ID, go on without the lock. (flock(1) differs:
-    there CMD and whoever inherits its descriptor keep the lock.)
+    Signals sent to this process are passed on to CMD; the lock is released when CMD has ended. If this process is
+    killed with SIGKILL, it loses the lock immediately and CMD is killed, too; the next owner sees that the mutex was
+    abandoned. Processes started by CMD, and a CMD that is set-user-ID, continue without the lock. (flock(1) is
+    different: there CMD and all processes that inherit its descriptor keep the lock.)
     """
     from wdkmutex_shm.errors import LockTimeout, WdkMutexError
 
@@ -108,7 +110,10 @@ def lock_verb(
                     _say_locked(name, dead)
                 status = _run(command, mask)
                 if mutex.destroyed:
-                    error_line(f"{name} was destroyed or overwritten while the command ran; it may not have been alone")
+                    error_line(
+                        f"{name} was destroyed or overwritten while the command ran; another process may have held it "
+                        "at the same time"
+                    )
     except LockTimeout as error:
         error_line(str(error))
         return conflict_exit_code
@@ -141,7 +146,7 @@ def _held(mutex: Any, timeout: float | None) -> Iterator[int | None]:
 
 
 def _say_locked(name: str, dead: int | None) -> None:
-    suffix = "" if dead is None else f"; its last holder (pid {dead or 'unknown'}) died while it held it"
+    suffix = "" if dead is None else f"; its last holder (pid {dead or 'unknown'}) died while holding it"
     click.echo(f"Locked {name}{suffix}.", err=True)
 
 
@@ -187,7 +192,7 @@ def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
     sys.stderr.flush()
     child, error = _spawn([_as_given(word) for word in command], mask)
     if error == errno.ENOENT:
-        error_line(f"{command[0]}: no such command; give a command on PATH, or its path")
+        error_line(f"{command[0]}: no such command; use a command on PATH, or a path")
         return exit_codes.NOT_FOUND
     if error:
         error_line(f"{command[0]} cannot be run: {os.strerror(error)}")

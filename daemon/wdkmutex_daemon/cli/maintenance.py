@@ -16,10 +16,10 @@ __all__ = ["doctor_verb", "sweep_verb"]
 @options.instance
 @options.as_json
 def sweep_verb(instance: str, as_json: bool) -> None:
-    """Remove what dead processes left.
+    """Remove shared memory left by dead processes.
 
-    From shared memory, and on proof of death only. The daemon does it by itself every few seconds. Without one, the
-    private memory of dead processes is removed all the same; what belongs to an instance is left to its daemon.
+    Only on proof of death. The daemon also does this every few seconds. Without a daemon, only private memory of dead
+    processes is removed; the segments of an instance are left to its daemon.
     """
     from wdkmutex_shm.errors import DaemonUnavailable, GrtIsNull
     from wdkmutex_shm.pool.sweep import dead_private_pools
@@ -36,12 +36,13 @@ def sweep_verb(instance: str, as_json: bool) -> None:
     for name in [*facts["pools"], *facts["data"]]:
         click.echo(name)
     text = (
-        f"Removed {len(facts['pools'])} segments of dead processes and {len(facts['data'])} of data that is no mutex's."
+        f"Removed {len(facts['pools'])} segments of dead processes and "
+        f"{len(facts['data'])} data segments that no mutex uses."
     )
     if facts["quarantined"]:
         text += f" {facts['quarantined']} destroyed mutexes wait for their last holder to release them."
     if not facts["daemon"]:
-        text += f" No daemon serves instance {instance}, so its own segments were not looked at."
+        text += f" No daemon serves instance {instance}, so its own segments were not checked."
     note(text)
 
 
@@ -49,10 +50,10 @@ def sweep_verb(instance: str, as_json: bool) -> None:
 @options.instance
 @options.as_json
 def doctor_verb(instance: str, as_json: bool) -> int:
-    """Look for trouble and name the remedy.
+    """Find problems and suggest remedies.
 
-    /dev/shm, limits, permissions, stale sockets, leftovers, versions. Exit status 1 if something fails; warnings alone
-    are 0. All instances of the user are looked at.
+    Checks /dev/shm, limits, permissions, stale sockets, leftovers and versions, for all instances of the user. Exit
+    status 1 if a check fails; warnings alone give 0.
     """
     from dataclasses import asdict
 

@@ -22,7 +22,7 @@ def instance_of(ctx: click.Context, given: str | None) -> str:
     """Return the instance that a command is about: its own option, that before the verb, the environment's.
 
     Raises:
-        InvalidName: no instance can have that name.
+        InvalidName: the name is not valid for an instance.
     """
     from wdkmutex_shm.base.names import check_instance, default_instance
 

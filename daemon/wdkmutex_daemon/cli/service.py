@@ -23,8 +23,8 @@ _seconds = click.option(
 def run_verb(instance: str, detach: bool, ready_fd: int | None) -> int:
     """Serve the instance in the foreground.
 
-    Until Ctrl-C, SIGTERM, `stop` or `destroy`. Mutexes that an earlier daemon left are there again. This is what a
-    service manager runs.
+    Runs until Ctrl-C, SIGTERM, `stop` or `destroy`. Mutexes left by an earlier daemon are available again. This is the
+    command for a service manager.
     """
     from ..serve.lifecycle import serve
 
@@ -52,9 +52,9 @@ def _start(instance: str, timeout: float) -> None:
 @options.instance
 @_seconds
 def stop_verb(instance: str, timeout: float) -> None:
-    """End the daemon; its mutexes stay.
+    """Stop the daemon; its mutexes stay.
 
-    Whoever has a handle goes on locking; the names are there again after `start`.
+    Processes that have a handle keep locking; the names are available again after `start`.
     """
     if not _stop(instance, timeout):
         note(f"Not running: no daemon serves instance {instance}.")
@@ -74,8 +74,8 @@ def _stop(instance: str, timeout: float) -> bool:
         if pid is None:
             return False
         raise Failure(
-            f"the daemon of instance {instance} (pid {pid}) lives but does not answer; end it with: kill -9 {pid} "
-            "(no mutex is lost by that)",
+            f"the daemon of instance {instance} (pid {pid}) is alive but does not answer; end it with: kill -9 {pid} "
+            "(this loses no mutex)",
             exit_codes.FAILED,
         ) from None
     with client:
@@ -86,8 +86,8 @@ def _stop(instance: str, timeout: float) -> bool:
             raise reply.error
     if not session.wait_for_end(pid, started, timeout):
         raise Failure(
-            f"the daemon of instance {instance} (pid {pid}) does not end within {timeout:g} s; end it with: "
-            f"kill -9 {pid} (no mutex is lost by that)",
+            f"the daemon of instance {instance} (pid {pid}) did not end within {timeout:g} s; end it with: "
+            f"kill -9 {pid} (this loses no mutex)",
             exit_codes.FAILED,
         )
     note(f"Stopped: the daemon of instance {instance}, pid {pid}. Its mutexes stay; `destroy` frees them.")
@@ -106,9 +106,9 @@ def _silent_daemon(instance: str) -> int | None:
 @options.instance
 @_seconds
 def restart_verb(instance: str, timeout: float) -> None:
-    """End the daemon, and start it again.
+    """Stop the daemon and start it again.
 
-    Locks, values and names are as before, held locks too.
+    Values, names and held locks are preserved.
     """
     _stop(instance, timeout)
     _start(instance, timeout)
@@ -118,7 +118,7 @@ def restart_verb(instance: str, timeout: float) -> None:
 @options.instance
 @options.as_json
 def status_verb(instance: str, as_json: bool) -> int:
-    """Tell whether a daemon runs, and what it holds.
+    """Show whether a daemon runs, and its mutexes and memory.
 
     Exit status 3 if none serves the instance.
     """
@@ -143,11 +143,11 @@ def status_verb(instance: str, as_json: bool) -> int:
             )
         elif silent is not None:
             click.echo(
-                f"Instance {instance}: its daemon, pid {silent}, lives but does not answer. End it: kill -9 {silent} "
-                "(no mutex is lost by that)"
+                f"Instance {instance}: its daemon, pid {silent}, is alive but does not answer. End it: "
+                f"kill -9 {silent} (this loses no mutex)"
             )
         else:
-            more = " Mutexes of it are in shared memory." if left else ""
+            more = " Its mutexes are still in shared memory." if left else ""
             click.echo(f"Instance {instance}: not running.{more} Start it: wdkmutex-daemon start --instance {instance}")
         return exit_codes.NO_GRT
     if as_json:

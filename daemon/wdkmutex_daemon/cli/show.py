@@ -49,11 +49,11 @@ def _with_waiters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @options.instance
 @options.as_json
 def list_verb(instance: str, as_json: bool) -> None:
-    """List the mutexes, who holds them and how many wait.
+    """List the mutexes with their holders and waiters.
 
-    "bytes" are those of T; `show` and --json tell the shared memory, too. "held for" is a lower bound: locking reads no
-    clock. "waiting": how many have waited for over a millisecond. "abandoned" as a state: the holder died and nobody
-    took the mutex over yet; as a number: how often that happened.
+    "bytes" is the size of T; `show` and --json also give the shared memory. "held for" is a lower bound: locking reads
+    no clock. "waiting": the number of waiters of over a millisecond. "abandoned" as a state: the holder died and the
+    mutex was not acquired since; as a number: how often that happened.
     """
     with session.connect(instance) as client:
         rows = client.collect("list", "mutexes")
@@ -62,7 +62,7 @@ def list_verb(instance: str, as_json: bool) -> None:
         print_json(rows)
         return
     if not rows:
-        click.echo(f"Instance {instance} holds no mutex. Make one: wdkmutex-daemon register NAME JSON", err=True)
+        click.echo(f"Instance {instance} has no mutex. Register one: wdkmutex-daemon register NAME JSON", err=True)
         return
     print_table(_COLUMNS, (_cells(row) for row in rows))
 
@@ -91,7 +91,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 @options.as_json
 @options.name
 def show_verb(instance: str, as_json: bool, name: str) -> None:
-    """Show one mutex, its value included."""
+    """Show one mutex, including its value."""
     with session.connect(instance) as client:
         (row,) = _with_waiters([_with_command(session.info(client, name))])
     row["has_value"] = row["kind"] != "section"
@@ -138,16 +138,14 @@ def _waiter(row: dict[str, Any]) -> str:
 def get_verb(instance: str, as_json: bool, name: str) -> None:
     """Print the value of a mutex as JSON.
 
-    As last committed, and without taking the lock. What JSON cannot say is written as an object with one key:
+    The value is the last committed one; no lock is taken. Values that JSON cannot represent are objects with one key:
     {"$bytes": base64}, {"$float": "nan"}, {"$time": ISO 8601}, {"$ext": [code, base64]}, {"$map": [[key, value], ...]}.
-    `set` and `register` read the same forms. (--json changes nothing here.)
+    `set` and `register` read the same forms. (--json has no effect here.)
     """
     with session.connect(instance) as client:
         facts = session.info(client, name)
     if facts["kind"] == "section":
-        raise Failure(
-            f"mutex {name!r} is a critical section and protects no T; see it with show", exit_codes.WRONG_TYPE
-        )
+        raise Failure(f"mutex {name!r} is a critical section and protects no T; use show", exit_codes.WRONG_TYPE)
     click.echo(json_values.dumps(_peek(facts)))
 
 

@@ -13,7 +13,8 @@ __all__ = ["systemd_verb"]
 
 _UNITS = (f"{PROGRAM}@.service", f"{PROGRAM}@.socket")
 _SHIPPED = f"ExecStart={PROGRAM} run"
-_MARK = f"# Written by `{PROGRAM} systemd install`, which writes it anew; put changes into `systemctl --user edit`."
+_WRITTEN = f"# Written by `{PROGRAM} systemd install`"
+_MARK = f"{_WRITTEN}, which overwrites it; make changes with `systemctl --user edit`."
 
 
 @click.group("systemd")
@@ -23,20 +24,20 @@ def systemd_verb() -> None:
 
 @systemd_verb.command("install")
 @options.instance
-@click.option("--folder", metavar="DIR", help="Where to. [default: systemd/user in ~/.config or $XDG_CONFIG_HOME]")
-@click.option("--force", is_flag=True, help="Write over units that this command has not written.")
+@click.option("--folder", metavar="DIR", help="Target folder. [default: systemd/user in ~/.config or $XDG_CONFIG_HOME]")
+@click.option("--force", is_flag=True, help="Overwrite units that this command has not written.")
 def install_verb(instance: str, folder: str | None, force: bool) -> None:
-    """Put the units where systemd finds them.
+    """Install the units for systemd.
 
-    They are for the user who runs this, serve any instance, and start the daemon of this very installation.
-    Prints their paths. What systemd is to do with them stays with `systemctl --user`.
+    They are for the current user, serve any instance, and start the daemon of this installation. The command prints
+    their paths. Enable them with `systemctl --user`.
     """
     folder = os.path.abspath(folder or _folder())
     units = {os.path.join(folder, name): _text(name) for name in _UNITS}
     for path in units:
         if not force and not _is_ours(path):
             raise Failure(
-                f"{path} was not written by this command; remove it, or write over it with --force", exit_codes.FAILED
+                f"{path} was not written by this command; remove it, or overwrite it with --force", exit_codes.FAILED
             )
     os.makedirs(folder, exist_ok=True)
     for path, text in units.items():
@@ -45,8 +46,8 @@ def install_verb(instance: str, folder: str | None, force: bool) -> None:
         click.echo(path)
     note(
         "Next: systemctl --user daemon-reload && "
-        f"systemctl --user enable --now {PROGRAM}@{instance}.socket (the daemon starts when it is needed; "
-        ".service instead: it starts with your session)"
+        f"systemctl --user enable --now {PROGRAM}@{instance}.socket (the daemon starts on demand; "
+        "with .service instead, it starts with your session)"
     )
 
 
@@ -58,7 +59,7 @@ def _is_ours(path: str) -> bool:
     """Whether a unit may be written there: there is none, or this command has written it."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline().rstrip("\n") == _MARK
+            return file.readline().startswith(_WRITTEN)
     except FileNotFoundError:
         return True
 

@@ -23,13 +23,13 @@ _NUMBERS = {"ignore_unknown_options": True}
 
 @click.command("set", context_settings=_NUMBERS)
 @options.instance
-@options.timeout("Give up after S seconds (0: at once); exit status 6.")
+@options.timeout("Give up after S seconds (0: immediately); exit status 6.")
 @options.name
 @click.argument("text", metavar="JSON")
 def set_verb(instance: str, timeout: float | None, name: str, text: str) -> None:
     """Lock a mutex and set its value.
 
-    JSON may be - to read stdin. For values that JSON has no form for, see `get --help`.
+    JSON may be - to read stdin. For values that JSON cannot represent, see `get --help`.
     """
     value = options.json_value(text)
     with session.connect(instance) as client:
@@ -49,17 +49,19 @@ def set_verb(instance: str, timeout: float | None, name: str, text: str) -> None
 @click.command("register", context_settings=_NUMBERS)
 @options.instance
 @click.option(
-    "--kind", type=click.Choice(["fast", "k", "section"]), default="fast", show_default=True, help="Its kind."
+    "--kind", type=click.Choice(["fast", "k", "section"]), default="fast", show_default=True, help="Kind of mutex."
 )
-@click.option("--type", "type_", type=click.Choice(sorted(_TYPES)), help="T; by default what JSON is (any for null).")
+@click.option(
+    "--type", "type_", type=click.Choice(sorted(_TYPES)), help="Type of T; by default that of JSON (any for null)."
+)
 @click.option("--checked", is_flag=True, help="Fail with exit status 5 if the name is taken.")
 @options.name
 @click.argument("text", metavar="JSON", required=False)
 def register_verb(instance: str, kind: str, type_: str | None, checked: bool, name: str, text: str | None) -> None:
     """Register a mutex that protects a value.
 
-    JSON may be - to read stdin. A mutex of that name is destroyed and replaced, unless --checked. A section protects no
-    value: leave JSON out.
+    JSON may be - to read stdin. An existing mutex of that name is destroyed and replaced, unless --checked is given. A
+    section protects no value: omit JSON.
     """
     from wdkmutex_shm.base.names import KIND_FAST, KIND_K
     from wdkmutex_shm.core.types import UNSET
@@ -68,7 +70,7 @@ def register_verb(instance: str, kind: str, type_: str | None, checked: bool, na
     mode = "checked" if checked else "overwrite"
     if kind == "section":
         if type_ is not None or text not in (None, "null"):
-            raise click.UsageError("A section protects no value: leave JSON and --type out.")
+            raise click.UsageError("A section protects no value: omit JSON and --type.")
         with session.connect(instance) as client:
             requests.create_section(client, name, mode)
         return
@@ -101,7 +103,7 @@ def _library_error() -> type[Exception]:
 def unregister_verb(instance: str, name: str) -> None:
     """Destroy one mutex.
 
-    Whoever waits for it, or uses it later, gets MutexDestroyed.
+    Waiters, and later users of a handle, get MutexDestroyed.
     """
     from wdkmutex_shm.engines.local import requests
 
@@ -111,11 +113,11 @@ def unregister_verb(instance: str, name: str) -> None:
 
 @click.command("destroy")
 @options.instance
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def destroy_verb(instance: str, yes: bool) -> None:
-    """Destroy all mutexes, end the daemon.
+    """Destroy all mutexes and stop the daemon.
 
-    For all processes. The shared memory of the instance is freed.
+    This affects all processes. The shared memory of the instance is freed.
     """
     from wdkmutex_shm.base.identity import start_time
     from wdkmutex_shm.engines.local import requests
@@ -133,6 +135,6 @@ def destroy_verb(instance: str, yes: bool) -> None:
 def _ask(instance: str, count: int) -> None:
     question = f"Destroy instance {instance} and its {count} mutexes, for all processes?"
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} There is no terminal to answer on: add --yes.")
+        raise click.UsageError(f"{question} No terminal is available for the answer: add --yes.")
     if not click.confirm(question, err=True):
         raise Failure("nothing was destroyed", exit_codes.FAILED)

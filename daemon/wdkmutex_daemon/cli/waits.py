@@ -24,11 +24,11 @@ _COMMAND_SHOWN = 60
 @options.as_json
 @click.option("--dot", "as_dot", is_flag=True, help="Print a graph for dot(1).")
 def waits_verb(as_json: bool, as_dot: bool) -> None:
-    """Draw who waits for whom.
+    """Show the wait-for graph.
 
-    Of all processes of the user, in all instances and anonymous mutexes, those who have waited for over a millisecond.
-    Below each mutex are the threads that wait for it, below each of them the mutexes that it holds meanwhile. No lock
-    is taken, and no daemon asked.
+    It covers all processes of the user, all instances and anonymous mutexes, and waits of over a millisecond. Below
+    each mutex are the threads that wait for it, and below each thread the mutexes that it holds. No lock is taken and
+    no daemon is contacted.
     """
     from ..inspect.waitgraph import Graph
 
@@ -38,7 +38,7 @@ def waits_verb(as_json: bool, as_dot: bool) -> None:
     elif as_dot:
         click.echo(_dot(graph))
     elif not graph.waits:
-        note("Nobody waits.")
+        note("No thread is waiting.")
     else:
         print_trees([_tree(graph, mutex) for mutex in graph.roots()])
 

@@ -65,7 +65,7 @@ def serve(instance: str, *, ready_fd: int | None = None, detach: bool = False) -
         detached one could not serve (the pipe and the log say why), or when its socket or segments were removed.
 
     Raises:
-        InvalidName: no instance can have that name.
+        InvalidName: the name is not valid for an instance.
         DaemonError: another daemon serves the instance (without ``ready_fd``).
         PagedPoolAllocFailed, LayoutMismatch, SegmentRefused: the pool cannot be had.
         RuntimeFolderRefused: the folder for sockets is not safe, or the path of the socket is too long.
@@ -336,11 +336,11 @@ def _silent(instance: str, pid: int | None, server: tuple[int, str] | None) -> s
         return (
             f"a daemon of instance {instance!r}, pid {pid}, lives, but its socket {server[1]} is not there: it is of "
             "another container or mount namespace, and both need one XDG_RUNTIME_DIR (docs/how-to/containers.md), or "
-            f"the socket was removed. Then end it: kill -9 {pid} (no mutex is lost by that)"
+            f"the socket was removed. Then end it: kill -9 {pid} (this loses no mutex)"
         )
     return (
         f"a daemon of instance {instance!r}, pid {pid}, lives but answers nowhere; end it: kill -9 {pid} "
-        "(no mutex is lost by that)"
+        "(this loses no mutex)"
     )
 
 

@@ -133,7 +133,7 @@ def register(client: Client, name: str, kind: int, mode: str, codec: Codec, payl
         KeyExists: the name is taken (``checked``).
         PagedPoolAllocFailed: no room; an old mutex of that name stands.
         DowncastError: the name is taken by another kind or T (``get_or_register``).
-        MutexDestroyed: another process has overwritten the name already.
+        MutexDestroyed: another process has already overwritten the name.
     """
     check_name(name)
     request = Register(name, kind, mode, codec.tag, payload, None)
