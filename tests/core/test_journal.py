@@ -235,10 +235,10 @@ from wdkmutex_shm.memory import data_segments, shm
 published, stays, ending = threading.Event(), threading.Event(), threading.Event()
 atexit.register(lambda: (ending.set(), published.wait(60)))  # runs after the journal is taken away
 a, b = KMutex(b"", type=bytes), KMutex(b"", type=bytes)
-real = data.make
+real = data_segments.make
 
 def make(*args):
-    data.make = real
+    data_segments.make = real
     stays.set()
     ending.wait(60)
     return real(*args)
@@ -246,7 +246,7 @@ def make(*args):
 def work():
     with lock_all(a, b) as guards:
         guards[0].value, guards[1].value = b"1" * 5000, b"2"
-        data.make = make
+        data_segments.make = make
     print(len(a.peek()), len(b.peek()), flush=True)
     published.set()
 

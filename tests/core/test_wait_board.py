@@ -234,7 +234,9 @@ def test_a_removed_board_is_made_anew() -> None:
 def test_an_unused_board_is_swept_and_one_in_use_is_not() -> None:
     code = (
         "import os, sys\n"
-        "from wdkmutex_shm import KMutex, LockTimeout, _board, sweep\n"
+        "from wdkmutex_shm import KMutex, LockTimeout\n"
+        "from wdkmutex_shm.core import _wait_board\n"
+        "from wdkmutex_shm.pool import sweep\n"
         "import threading\n"
         "m = KMutex(0)\n"
         "def wait():\n"
@@ -242,7 +244,7 @@ def test_an_unused_board_is_swept_and_one_in_use_is_not() -> None:
         "    except LockTimeout: pass\n"
         "with m.lock():\n"
         "    t = threading.Thread(target=wait); t.start(); t.join()\n"
-        "assert os.path.exists(_board.path())\n"
+        "assert os.path.exists(_wait_board.path())\n"
         "assert sweep.unused_boards() == []\n"
         "if sys.argv[1] == 'exit': os._exit(0)\n"
     )

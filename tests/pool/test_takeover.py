@@ -116,7 +116,7 @@ for mutex in mutexes:
     at(mutex, _journal.PENDING_AT, struct.pack("=Q", note | coming << _journal.NOTE_COMMIT))
     if mutex is mutexes[1] and {decided}:
         at(mutex, 72, struct.pack("=Q", commit + 1))  # this one was published, the others were to come
-name = journal.name_of(note, user_prefix(), identity.pid_namespace())
+name = journal_files.name_of(note, user_prefix(), identity.pid_namespace())
 with open("/dev/shm" + name, "r+b") as file:
     file.seek(8)
     file.write(struct.pack("=Q", {decided}))
@@ -195,7 +195,7 @@ def test_while_somebody_alive_has_it_the_other_container_is_told_so(name: str) -
         for lost in ("nothing", "its daemon"):
             if lost == "its daemon":  # a client has the pool as well
                 first.run(
-                    "import os, signal\nfrom wdkmutex_shm import identity, session\n"
+                    "import os, signal\nfrom wdkmutex_shm.grt import session\n"
                     "os.kill(session.current().daemon['pid'], signal.SIGKILL)"
                 )
             with pytest.raises(Raised) as caught:
@@ -227,7 +227,7 @@ def test_the_private_memory_of_a_living_container_stays(pod: Callable[[], None])
         first.run("with lock_all(a, KMutex(2)) as (g, h):\n    g.value = h.value = 3")
         names = of_processes() - before
         pod()
-        second.run("from wdkmutex_shm import KMutex, sweep; m = KMutex(1); result = sweep.dead_private_pools()")
+        second.run("from wdkmutex_shm import KMutex; from wdkmutex_shm.pool import sweep; m = KMutex(1); result = sweep.dead_private_pools()")
         assert names <= of_processes()
         assert first.run("result = [a.fetch_add(1), len(b.peek())]") == [3, 10_000]
 
@@ -236,7 +236,10 @@ def test_the_private_memory_of_a_living_container_stays(pod: Callable[[], None])
 
 
 def test_processes_with_one_pid_and_start_time_each_have_a_journal(pod: Callable[[], None]) -> None:
-    same = "from wdkmutex_shm import KMutex, identity, lock_all; identity.me = lambda: identity.Identity(1, 12345)"
+    same = (
+        "from wdkmutex_shm import KMutex, lock_all\nfrom wdkmutex_shm.base import identity\n"
+        "identity.me = lambda: identity.Identity(1, 12345)"
+    )
     publish = "with lock_all(KMutex(1), KMutex(2)) as (a, b):\n    a.value = b.value = 3"
     with Container() as first, Container() as second:
         for container in (first, second, first):
@@ -301,7 +304,7 @@ def test_containers_that_share_a_pid_namespace_share_an_instance(name: str, runt
             True,
         ]
         web.run(
-            "import os, signal\nfrom wdkmutex_shm import session\n"
+            "import os, signal\nfrom wdkmutex_shm.grt import session\n"
             "os.kill(session.current().daemon['pid'], signal.SIGKILL)"
         )
         web.kill()

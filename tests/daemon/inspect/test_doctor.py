@@ -124,25 +124,27 @@ def test_memory_of_a_dead_process_that_another_uses(cli: Command) -> None:
 def test_boards_that_nobody_uses_or_may_use() -> None:
     uses = (
         "import os, sys\n"
-        "from wdkmutex_daemon import doctor\n"
-        "from wdkmutex_shm import KMutex, _board, sweep\n"
+        "from wdkmutex_daemon.inspect import doctor\n"
+        "from wdkmutex_shm import KMutex\n"
+        "from wdkmutex_shm.core import _wait_board\n"
+        "from wdkmutex_shm.pool import sweep\n"
         "doctor.examine()\n"  # which imports what another user may not be allowed to read
         "os.seteuid(54321)\n"
         "m = KMutex(0)\n"
-        "_board.leave(_board.enter(m, _board.WAIT_TASK, 0))\n"
+        "_wait_board.leave(_wait_board.enter(m, _wait_board.WAIT_TASK, 0))\n"
         "texts = lambda: [(f.level, f.remedy) for f in doctor.examine() if '@waits' in f.text]\n"
-        "assert os.path.exists(_board.path())\n"
+        "assert os.path.exists(_wait_board.path())\n"
         "assert texts() == []\n"
-        "_board.let_go()\n"
+        "_wait_board.let_go()\n"
         "assert texts() == [('warn', 'wdkmutex-daemon sweep')], texts()\n"
-        "assert sweep.unused_boards() == [_board.path()[8:]]\n"
+        "assert sweep.unused_boards() == [_wait_board.path()[8:]]\n"
         "os.seteuid(0)\n"
         "open(sys.argv[1], 'w').close()\n"
         "os.seteuid(54321)\n"
         "try:\n"
         "    ((level, remedy),) = texts()\n"
         "    assert level == 'warn' and 'have uid 0' in remedy, remedy\n"
-        "    assert _board.enter(m, _board.WAIT_TASK, 0) == 0\n"
+        "    assert _wait_board.enter(m, _wait_board.WAIT_TASK, 0) == 0\n"
         "finally:\n"
         "    os.seteuid(0)\n"
         "    os.unlink(sys.argv[1])\n"
@@ -156,7 +158,7 @@ def test_boards_that_nobody_uses_or_may_use() -> None:
 
 def test_data_that_is_no_mutexs(served: Command) -> None:
     prefix = instance_prefix(served.instance)
-    script = f"from wdkmutex_shm import data; data.create({prefix!r}, bytes(1000))"
+    script = f"from wdkmutex_shm.memory import data_segments; data_segments.create({prefix!r}, bytes(1000))"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=DEADLINE)
     # The daemon removes it by itself within seconds, so either may be first.
     for found in _found("segments", WARN, served.instance):
