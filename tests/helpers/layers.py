@@ -1,0 +1,107 @@
+"""The layers of the project, declared: what each package may import beside itself. From the ground up.
+
+``tests/test_architecture.py`` compares this table with what the files import (:mod:`imports`). A layer names only
+layers above it in the table, so the packages cannot form a circle; within a package, files must not form one either.
+"""
+
+from __future__ import annotations
+
+__all__ = ["KNOWN", "MAY_IMPORT", "TREES", "layer_of"]
+
+TREES = {
+    "wdkmutex_shm": "wdkmutex_shm",
+    "wdkmutex_daemon": "daemon/wdkmutex_daemon",
+    "proof": "tools/proof",
+    "benchmark": "tools/benchmark",
+}
+"""Where the files of each top-level package are, in the project's folder."""
+
+MAY_IMPORT = {
+    "wdkmutex_shm.errors": "",
+    "wdkmutex_shm.base": "errors",
+    "wdkmutex_shm.protocol": "errors base",
+    "wdkmutex_shm.memory": "errors base",
+    "wdkmutex_shm.core": "errors base memory",
+    "wdkmutex_shm.pool": "errors base memory core",
+    "wdkmutex_shm.observe": "errors base core pool",
+    "wdkmutex_shm.wait": "errors base core observe",
+    "wdkmutex_shm.objects": "errors base protocol core pool",
+    "wdkmutex_shm.engines": "errors",
+    "wdkmutex_shm.engines.local": "errors base protocol memory core objects engines",
+    "wdkmutex_shm.grt": "errors base core objects engines engines.local",
+    "wdkmutex_shm": "errors base core pool observe wait objects engines grt",
+    "wdkmutex_shm.mp": "errors base memory core wdkmutex_shm",
+    "wdkmutex_daemon.serve": "errors base protocol memory core pool observe engines.local wdkmutex_shm",
+    "wdkmutex_daemon.inspect": "errors base memory core pool observe engines.local wdkmutex_shm",
+    "wdkmutex_daemon.demo": "errors base engines.local wdkmutex_shm",
+    "wdkmutex_daemon.cli": (
+        "errors base core pool observe objects engines.local wdkmutex_shm "
+        "wdkmutex_daemon.serve wdkmutex_daemon.inspect wdkmutex_daemon.demo"
+    ),
+    "wdkmutex_daemon": "wdkmutex_daemon.cli",
+    "wdkmutex_daemon.pyinstaller": "wdkmutex_daemon wdkmutex_daemon.cli",
+}
+"""Layer -> the layers that it may import; names without a dot are short for those of ``wdkmutex_shm``."""
+
+KNOWN: dict[tuple[str, str], str] = {
+    ("wdkmutex_shm.base.forks", "wdkmutex_shm.core._thread"): "upward",
+    ("wdkmutex_shm.base.frozen", "wdkmutex_daemon.frozen"): "upward",
+    ("wdkmutex_shm.base.runtime_dir", "wdkmutex_shm.pool.pool"): "upward",
+    ("wdkmutex_shm.core._async_request", "wdkmutex_shm.wait.task_queue"): "upward",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.wait.value"): "upward",
+    ("wdkmutex_shm.core._handle", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.core._handle", "wdkmutex_shm.objects.ready"): "upward",
+    ("wdkmutex_shm.core._handle", "wdkmutex_shm.observe.holder"): "upward",
+    ("wdkmutex_shm.core._handle", "wdkmutex_shm.observe.waiters"): "upward",
+    ("wdkmutex_shm.core._handle", "wdkmutex_shm.pool.slot_info"): "upward",
+    ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.deadlock"): "upward",
+    ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.waiters"): "upward",
+    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value"): "upward",
+    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value_async"): "upward",
+    ("wdkmutex_shm.core._section", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.core.box", "wdkmutex_shm.pool.private"): "upward",
+    ("wdkmutex_shm.errors", "wdkmutex_shm.observe.waiters"): "upward",
+    ("wdkmutex_shm.grt.bulk", "wdkmutex_shm"): "upward",
+    ("wdkmutex_shm.grt.facade", "wdkmutex_shm"): "upward",
+    ("wdkmutex_shm.grt.mutex_type", "wdkmutex_shm"): "upward",
+    ("wdkmutex_shm.memory.data_segments", "wdkmutex_shm.core._segment"): "upward",
+    ("wdkmutex_shm.memory.journal_files", "wdkmutex_shm.core._journal"): "upward",
+    ("wdkmutex_shm.memory.journal_files", "wdkmutex_shm.core._segment"): "upward",
+    ("wdkmutex_shm.memory.shm", "wdkmutex_shm.core._segment"): "upward",
+    ("wdkmutex_shm.objects.handles", "wdkmutex_shm.grt.facade"): "upward",
+    ("wdkmutex_shm.objects.handles", "wdkmutex_shm.grt.mutex_type"): "upward",
+    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.any_of"): "upward",
+    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.task_queue"): "upward",
+    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.value_async"): "upward",
+    ("wdkmutex_shm.protocol.bulk", "wdkmutex_shm.pool.pool"): "upward",
+    ("wdkmutex_shm.wait.value", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.mp.context", "wdkmutex_shm.mp.pool"): "circle",
+    ("wdkmutex_shm.wait.value_async", "wdkmutex_shm.wait.task_queue"): "circle",
+    ("wdkmutex_shm.wait.value", "wdkmutex_shm.wait.value_async"): "circle",
+    ("wdkmutex_shm.pool.pool", "wdkmutex_shm.pool.removed"): "circle",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._affinity"): "circle",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._foreign_drops"): "circle",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._lock"): "circle",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._tasks"): "circle",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._transaction"): "circle",
+    ("wdkmutex_daemon.serve.server", "wdkmutex_daemon.serve.handlers"): "circle",
+    ("proof.intruders.clients", "proof.intruders.multi"): "circle",
+    ("proof.storm.bank", "proof.storm.worker"): "circle",
+    ("proof.storm.worker", "proof.storm.table"): "circle",
+    ("proof.storm.setup", "proof.storm.types"): "circle",
+    ("proof.storm.setup", "proof.storm.relay"): "circle",
+}
+"""(importer, imported) -> what it breaks (``upward``, ``circle``). These are to go: the list only becomes shorter."""
+
+
+def full(name: str) -> str:
+    """The full name of a layer of the table."""
+    return name if name.startswith("wdkmutex_") else f"wdkmutex_shm.{name}"
+
+
+def layer_of(module: str) -> str:
+    """The layer that a module belongs to: the longest name of the table that it is below of."""
+    while module not in MAY_IMPORT:
+        module = module.rpartition(".")[0]
+    return module
