@@ -165,7 +165,7 @@ def test_a_listener_that_is_no_daemon(instance: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_daemon_of_another_protocol(instance: str) -> None:
-    from test_client import Pretender
+    from pretender import Pretender
 
     from wdkmutex_shm.errors import DaemonError, ProtocolError
     from wdkmutex_shm.protocol.messages import encode_error
