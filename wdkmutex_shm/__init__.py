@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .base.records import Holder, Waiter
 from .core._async_request import LockRequest
 from .core._guard import Guard
 from .core._mutex import FastMutex, KMutex
@@ -28,6 +29,7 @@ from .errors import (
     DaemonError,
     DaemonUnavailable,
     DeadlockError,
+    DeadlockLink,
     DowncastError,
     DriverMutexError,
     GrtAlreadyExists,
@@ -56,15 +58,14 @@ from .errors import (
     WdkMutexError,
     WorkerDied,
 )
-from .grt.mutex_type import MutexType
-from .observe.holder import Holder
-from .observe.waiters import DeadlockLink, Waiter
+from .objects import homes
+from .objects.kinds import MutexType
 
 if TYPE_CHECKING:
     from .base.frozen import freeze_support as freeze_support
+    from .base.records import Statistics as Statistics
     from .core.box import Box as Box
     from .grt.facade import Grt as Grt
-    from .pool.slot_info import Statistics as Statistics
     from .wait.any_of import Guards as Guards
     from .wait.any_of import SectionGuard as SectionGuard
     from .wait.any_of import lock_all as lock_all
@@ -80,6 +81,15 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():  # pragma: no cover - on
         "wdkmutex_shm needs the GIL, and this interpreter was told to run without it: leave out PYTHON_GIL=0 or "
         "-X gil=0, and a free-threaded Python turns it on when it imports wdkmutex_shm"
     )
+
+
+def _registration(instance: str) -> homes.Home:
+    from .grt.facade import Registration
+
+    return Registration(instance)
+
+
+homes.set_engine(_registration)
 
 __all__ = [
     "AlreadyOwned",
@@ -150,7 +160,7 @@ def __getattr__(name: str) -> Any:
 
         return Box
     if name == "Statistics":
-        from .pool.slot_info import Statistics
+        from .base.records import Statistics
 
         return Statistics
     if name in {"Guards", "SectionGuard", "lock_all", "lock_any"}:

@@ -11,10 +11,7 @@ pass it to its parent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .observe.waiters import DeadlockLink
+from typing import Any, NamedTuple
 
 __all__ = [
     "AlreadyOwned",
@@ -138,6 +135,27 @@ class LockTimeout(DriverMutexError, TimeoutError):
     timeout: float | None = None
     held_for: float | None = None
     waiters: int | None = None
+
+
+class DeadlockLink(NamedTuple):
+    """One thread in a cycle of threads that wait for each other.
+
+    Attributes:
+        pid, tid, thread, command: the thread, as in :class:`~wdkmutex_shm.Waiter`.
+        holds: name of the mutex that it holds and that the previous thread in the cycle waits for.
+        waits_for: name of the mutex that it waits for and that the next thread in the cycle holds.
+        waited: seconds since its wait began.
+
+    An anonymous mutex has no name; it is described by its kind, its place, and the process that made it.
+    """
+
+    pid: int
+    tid: int
+    thread: str
+    command: str
+    holds: str
+    waits_for: str
+    waited: float
 
 
 class DeadlockError(DriverMutexError, RuntimeError):

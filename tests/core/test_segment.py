@@ -12,12 +12,13 @@ from processes import in_child, write_shm
 
 from wdkmutex_shm import KMutex, LayoutMismatch, MutexDamaged, MutexDestroyed, SegmentRefused
 from wdkmutex_shm.base.names import KIND_K, instance_prefix
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES, Segment
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import ProtocolError
 from wdkmutex_shm.memory import data_segments, shm
 from wdkmutex_shm.objects import handles
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 
 # Field of the header: offset, format; see slot.h.
 FIELDS = {

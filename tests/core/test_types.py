@@ -19,9 +19,9 @@ from processes import in_child
 
 from wdkmutex_shm import DowncastError, FastMutex, KMutex, MutexDamaged
 from wdkmutex_shm.base.names import KIND_FAST, KIND_K
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.objects import handles
-from wdkmutex_shm.pool.pool import SlotRef
 
 
 @dataclasses.dataclass

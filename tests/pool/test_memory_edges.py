@@ -13,13 +13,14 @@ from support import Fork
 
 from wdkmutex_shm import KMutex, MutexDestroyed
 from wdkmutex_shm.base.names import KIND_K, instance_prefix
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core import _attach
 from wdkmutex_shm.core.types import ANY, codec_for, codec_of_tag
 from wdkmutex_shm.errors import DowncastError, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from wdkmutex_shm.memory import data_segments, shm
 from wdkmutex_shm.objects import handles
 from wdkmutex_shm.pool import private, sweep
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 
 INT = codec_for(0)
 

@@ -12,13 +12,14 @@ from processes import Child, Line, read_shm, write_shm
 
 from wdkmutex_shm import MutexDestroyed
 from wdkmutex_shm.base.names import KIND_FAST, KIND_K, KIND_SECTION, NAME_BYTES, instance_prefix
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core import _tenant
 from wdkmutex_shm.core._segment import HEADER_BYTES
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import DowncastError, SegmentRefused
 from wdkmutex_shm.memory import data_segments, shm
 from wdkmutex_shm.objects import handles
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 
 GENERATION_AT = 64  # offset in a slot, see slot.h
 INT, BYTES = codec_for(0), codec_for(b"")

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
+from typing import Any
 
-__all__ = ["command", "environment", "freeze_support", "is_frozen", "left_alone"]
+__all__ = ["DAEMON", "command", "environment", "freeze_support", "is_frozen", "left_alone"]
+
+
+DAEMON = "wdkmutex_daemon"
+"""The package that is the daemon. It stands on this one, which knows it by its name alone, as ``python -m`` does."""
 
 
 def freeze_support() -> None:
@@ -20,9 +26,11 @@ def freeze_support() -> None:
     If the process was started as the daemon, this runs the daemon and does not return. Otherwise, and if the program
     is not frozen, it only records that it was called. Programs built by PyInstaller do not need this call.
     """
-    from wdkmutex_daemon import frozen
+    _daemon().divert()
 
-    frozen.divert()
+
+def _daemon() -> Any:
+    return import_module(f"{DAEMON}.frozen")
 
 
 def is_frozen() -> bool:
@@ -34,9 +42,8 @@ def is_frozen() -> bool:
 
 def command() -> list[str] | None:
     """The command line of a frozen program that runs the daemon's; None if nothing in it would do that."""
-    from wdkmutex_daemon import frozen
-
-    return [_executable(), frozen.MARK] if frozen.diverts else None
+    daemon = _daemon()
+    return [_executable(), daemon.MARK] if daemon.diverts else None
 
 
 def environment() -> dict[str, str]:

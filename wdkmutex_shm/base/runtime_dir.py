@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 
 from ..errors import RuntimeFolderRefused
 from ._faults import planted
-from .names import check_instance, instance_prefix
+from .names import check_instance
 
-__all__ = ["SOCKET_PATH_MAX", "lock_path", "log_path", "runtime_folder", "socket_path", "sockets_of", "start_lock_path"]
+__all__ = ["SOCKET_PATH_MAX", "lock_path", "log_path", "runtime_folder", "socket_path", "start_lock_path"]
 
 SOCKET_PATH_MAX = 107
 """Bytes that fit into ``sun_path`` beside its closing NUL."""
@@ -133,27 +132,3 @@ def start_lock_path(instance: str) -> str:
 def log_path(instance: str) -> str:
     """The file that a detached daemon writes its log to."""
     return os.path.join(runtime_folder(), f"{check_instance(instance)}.log")
-
-
-def sockets_of(instance: str) -> Iterator[str]:
-    """Socket paths where a daemon of ``instance`` may be: our session's, then the one that it wrote into its pool.
-
-    A login session and a cron job of the same user have different runtime folders, and one daemon.
-
-    Raises:
-        RuntimeFolderRefused: after the last of them, if our session's folder is not safe.
-    """
-    refused: RuntimeFolderRefused | None = None
-    ours = ""
-    try:
-        ours = socket_path(instance, create=False)
-        yield ours
-    except RuntimeFolderRefused as error:
-        refused = error
-    from ..pool.pool import Pool
-
-    found = Pool.server_of(instance_prefix(instance))
-    if found is not None and found[1] and found[1] != ours:
-        yield found[1]
-    if refused is not None:
-        raise refused

@@ -1,8 +1,6 @@
 from typing import Any
 
-from ..observe.holder import Holder
-from ..observe.waiters import Waiter
-from ..pool.slot_info import Statistics
+from ..base.records import Holder, Statistics, Waiter
 from ._codec import Codec
 from ._segment import Segment
 

@@ -86,7 +86,7 @@ cdef int make(Segment segment) except -1:
     cdef int fd, code
     forget_journal()
     prefix = journals.user_of(segment.prefix)
-    note, file = journals.make(prefix)
+    note, file = journals.make(prefix, forget_journal)
     path = (shm.FOLDER + journals.name_of(note, prefix, identity.pid_namespace())).encode()
     fd = file
     base = mmap(NULL, sizeof(wdkm_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from ..base.records import UNSET, TypeTag, Unset
 from ..errors import DowncastError
 from ._codec import HOLDS, Codec, pack, set_helpers, unpack, unpack_frozen
 from .conversions import Conversion, conversion_named, conversion_of, plain_scalar
@@ -28,18 +29,6 @@ from .refusal import explain
 
 __all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
 
-
-class Unset:
-    """The type of :data:`UNSET`: nothing was passed, not even None."""
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET = Unset()
-
-#: (code, hash, label) of T as a slot records it.
-TypeTag = tuple[int, int, bytes]
 
 _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}

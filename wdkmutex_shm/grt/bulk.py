@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..base.names import KIND_SECTION
-from ..core.types import UNSET
+from ..base.records import UNSET
 from . import session
 
 if TYPE_CHECKING:
-    from .. import CriticalSection, FastMutex, KMutex
-    from .mutex_type import MutexType
+    from ..core._mutex import FastMutex, KMutex
+    from ..core._section import CriticalSection
+    from ..objects.kinds import MutexType
 
 __all__ = ["GrtMany", "Mode"]
 
@@ -97,7 +98,7 @@ class GrtMany:
                 another process has already overwritten a name. The message says how many names are registered now.
         """
         from ..engines.local import bulk_requests
-        from ..objects.handles import kind_of
+        from ..objects.kinds import kind_of
 
         number = kind_of(kind)
         if mode not in ("overwrite", "checked", "get_or_register"):
@@ -152,7 +153,7 @@ class GrtMany:
             DowncastError: one has another kind, or another type of T.
         """
         from ..engines.local import bulk_requests
-        from ..objects.handles import kind_of
+        from ..objects.kinds import kind_of
 
         return bulk_requests.get(session.current(), kind_of(kind), _names(names), T)
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..base.names import KIND_FAST, KIND_K, KIND_SECTION
-from ..core.types import UNSET
+from ..base.records import UNSET
 from ..engines.local import requests
 from ..errors import GrtIsNull
 from . import session
 from .bulk import GrtMany
 
 if TYPE_CHECKING:
-    from .. import CriticalSection, FastMutex, KMutex
+    from ..core._mutex import FastMutex, KMutex
+    from ..core._section import CriticalSection
 
-__all__ = ["Grt", "unregister_slot"]
+__all__ = ["Grt", "Registration", "unregister_slot"]
 
 V = TypeVar("V")
 
@@ -34,6 +35,17 @@ def unregister_slot(
         GrtIsNull: the instance is gone. DaemonUnavailable: its daemon does not answer.
     """
     return requests.unregister_slot(session.client_of(instance), name, generation, segment, slot)
+
+
+class Registration:
+    """The home of the mutexes that have a name in an instance; see :class:`wdkmutex_shm.objects.homes.Home`."""
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+
+    def end_tenancy(self, mutex: Any) -> bool:
+        """Unregister the mutex, if the handle's tenancy is still that of its name."""
+        return unregister_slot(self.instance, mutex.name, mutex.generation, mutex.segment, mutex.slot_index)
 
 
 class Grt(GrtMany):

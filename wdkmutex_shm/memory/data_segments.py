@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ..base import identity
 from ..base._descriptors import Descriptor, discard_shared
+from ..base.layout import DATA_HEADER_BYTES, LAYOUT
 from ..base.names import data_segment
-from ..core._segment import DATA_HEADER_BYTES, LAYOUT
 from ..errors import (
     KernelUnsupported,
     LayoutMismatch,

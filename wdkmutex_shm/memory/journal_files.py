@@ -16,10 +16,12 @@ import re
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 from ..base import identity
 from ..base._descriptors import Descriptor
 from ..base.forks import in_child, settle
+from ..base.layout import HEADER_BYTES, JOURNAL_MAGIC, LAYOUT, NOTE, NOTE_COMMIT, NOTE_PID, PENDING_AT, SLOT_BYTES
 from ..base.names import process_prefix, user_prefix
 from ..errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from . import in_use, shm
@@ -42,15 +44,11 @@ def user_of(prefix: str) -> str:
 
 
 def _note_of(pid: int, start: int) -> int:
-    from ..core._journal import NOTE, NOTE_PID
-
     return NOTE | pid << NOTE_PID | start
 
 
 def name_of(note: int, user: str, namespace: int) -> str:
     """Return the name of the journal that a note of that user's, in a segment of that pid namespace, leads to."""
-    from ..core._journal import NOTE_COMMIT, NOTE_PID
-
     pid = (note & (1 << NOTE_COMMIT) - 1) >> NOTE_PID
     return process_prefix(pid, note & (1 << NOTE_PID) - 1, namespace, user) + ".j"
 
@@ -60,14 +58,15 @@ def no_room(user: str, code: int) -> PagedPoolAllocFailed:
     return shm.no_room(f"{user}@{os.getpid()}.*.j", _HEADER.size, OSError(code, os.strerror(code)))
 
 
-def make(user: str) -> tuple[int, Descriptor]:
+def make(user: str, forget: Callable[[], object]) -> tuple[int, Descriptor]:
     """Make the journal of this process and return the note that leads to it, and its descriptor.
+
+    Args:
+        user: what the names of its user begin with. forget: called as the journal is removed, to unmap it.
 
     Raises:
         PagedPoolAllocFailed: no room. SegmentRefused: this process has changed its user since it attached.
     """
-    from ..core._journal import LAYOUT, MAGIC
-
     pid, start = identity.me()
     note = _note_of(pid, start)
     try:
@@ -90,8 +89,8 @@ def make(user: str) -> tuple[int, Descriptor]:
             raise LayoutMismatch(f"journal {name} is of another version", name=name, field="journal")
         os.posix_fallocate(fd, 0, _HEADER.size)
         os.pwrite(fd, _HEADER.pack(*header), 0)
-        os.pwrite(fd, MAGIC.to_bytes(8, sys.byteorder), 0)
-        _at_end()
+        os.pwrite(fd, JOURNAL_MAGIC.to_bytes(8, sys.byteorder), 0)
+        _at_end(forget)
     except BaseException:
         fd.close()
         raise
@@ -99,11 +98,14 @@ def make(user: str) -> tuple[int, Descriptor]:
 
 
 _registered: set[int] = set()
+_forget: Callable[[], object] = lambda: None  # noqa: E731 - until there is a journal to unmap
 in_child(_registered.clear)
 
 
-def _at_end() -> None:
+def _at_end(forget: Callable[[], object]) -> None:
+    global _forget
     settle()
+    _forget = forget
     pid = os.getpid()
     if pid in _registered:
         return
@@ -116,15 +118,13 @@ def _at_end() -> None:
 
 def _close() -> None:
     """Remove the journal of this process. A thread that still publishes makes it again."""
-    from ..core._journal import forget_journal
-
     with contextlib.suppress(OSError):
         note = _note_of(*identity.me())
-        forget_journal()
+        _forget()
         try:
             shm.unlink(name_of(note, user_prefix(), identity.pid_namespace()))
         finally:
-            forget_journal()  # a thread may have opened it again before it lost its name
+            _forget()  # a thread may have opened it again before it lost its name
 
 
 def decided(note: int, user: str, namespace: int) -> bool:
@@ -136,8 +136,6 @@ def decided(note: int, user: str, namespace: int) -> bool:
     Raises:
         PagedPoolAllocFailed: no descriptor is free. SegmentRefused, LayoutMismatch: the journal is not one of ours.
     """
-    from ..core._journal import LAYOUT, MAGIC
-
     name = name_of(note, user, namespace)
     try:
         fd = shm.open_segment(name)
@@ -148,7 +146,7 @@ def decided(note: int, user: str, namespace: int) -> bool:
     finally:
         fd.close()
     magic, word, *_, layout, _ = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
-    if magic and (magic, layout) != (MAGIC, LAYOUT):
+    if magic and (magic, layout) != (JOURNAL_MAGIC, LAYOUT):
         raise LayoutMismatch(f"journal {name} is of another version", name=name, field="layout", found=layout)
     return bool(magic and word)
 
@@ -196,9 +194,6 @@ def _unneeded(name: str, ours: bool) -> bool:
 
 def _has_note(pool: str, note: int) -> bool:
     """Whether any slot of a pool segment has a note of a journal."""
-    from ..core._journal import NOTE_COMMIT, PENDING_AT, SLOT_BYTES
-    from ..core._segment import HEADER_BYTES
-
     notes = {(note | bit << NOTE_COMMIT).to_bytes(8, sys.byteorder) for bit in (0, 1)}
     try:
         fd = shm.open_segment(pool)

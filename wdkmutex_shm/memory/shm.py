@@ -15,7 +15,7 @@ from ..base._faults import planted
 from ..base.names import user_prefix
 from ..errors import KernelUnsupported, PagedPoolAllocFailed, SegmentRefused
 
-__all__ = ["FOLDER", "create", "listing", "open_segment", "punch", "size_of", "unlink", "unmake"]
+__all__ = ["FOLDER", "create", "listing", "open_segment", "size_of", "unlink", "unmake"]
 
 #: Where Linux keeps POSIX shared memory (shm_overview(7)).
 FOLDER = "/dev/shm"
@@ -245,10 +245,3 @@ def size_of(prefix: str) -> int:
             except FileNotFoundError:
                 continue
     return total
-
-
-def punch(fd: int, offset: int, length: int) -> None:
-    """Give the memory of a range back at once, even while others have it mapped (fallocate(2), PUNCH_HOLE)."""
-    from ..core._segment import punch_hole
-
-    punch_hole(fd, offset, length)

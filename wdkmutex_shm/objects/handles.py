@@ -6,38 +6,31 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.names import KIND_BOX, KIND_FAST, KIND_K, KIND_SECTION, KIND_WORDS
+from ..base.names import KIND_BOX, KIND_SECTION, KIND_WORDS
+from ..base.records import UNSET
 from ..core import _attach, _tenant
-from ..core._segment import SLOT_BYTES, Segment
-from ..core.types import KNOWN, SECTION, UNSET, Codec, codec_for, codec_of_tag
+from ..core._segment import Segment
+from ..core.types import KNOWN, SECTION, Codec, codec_for, codec_of_tag
 from ..errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
-from ..grt.mutex_type import MutexType
+from . import homes
+from .kinds import class_of
 
 if TYPE_CHECKING:
+    from ..base.records import SlotRef, Statistics
     from ..core._mutex import FastMutex, KMutex
     from ..core._section import CriticalSection
     from ..core._tenant import Snapshot
     from ..core.box import Box
-    from ..pool.pool import SlotRef
-    from ..pool.slot_info import Statistics
     from ..protocol.bulk import Places
 
 __all__ = ["attach", "attach_at", "attach_many"]
 
 
 def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
-    """Return the :class:`Statistics` of a slot's snapshot."""
-    from ..pool.slot_info import Statistics, data_bytes
+    """As :func:`wdkmutex_shm.pool.slot_info.statistics_of`."""
+    from ..pool import slot_info
 
-    return Statistics(
-        acquisitions=facts.acquisitions,
-        contended=facts.contended,
-        abandoned=facts.abandoned,
-        timeouts=facts.timeouts,
-        commits=facts.commits,
-        value_bytes=facts.value_bytes,
-        pool_bytes=SLOT_BYTES + data_bytes(prefix, facts.data_ids),
-    )
+    return slot_info.statistics_of(prefix, facts)
 
 
 def portable_type(codec: Codec) -> Any:
@@ -159,29 +152,6 @@ def attach_many(places: Places, kind: int, codecs: list[Codec] | None) -> tuple[
     return _attach.attach_many(class_of(kind), kind, codecs, KNOWN, segments, places.words)
 
 
-def class_of(kind: int) -> Any:
-    """The class of handles to mutexes of a kind."""
-    if not _classes:
-        from ..core._mutex import FastMutex, KMutex
-        from ..core._section import CriticalSection
-
-        _classes.update({KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection})
-    return _classes[kind]
-
-
-def kind_of(cls: Any) -> int:
-    """The kind of mutex that a class of handles is for, or a MutexType. Raises TypeError for anything else."""
-    if isinstance(cls, MutexType):
-        cls = cls.cls
-    for kind in (KIND_FAST, KIND_K, KIND_SECTION):
-        if class_of(kind) is cls:
-            return kind
-    raise TypeError(f"a kind of mutex is the class FastMutex, KMutex or CriticalSection, or a MutexType; not {cls!r}")
-
-
-_classes: dict[int, Any] = {}
-
-
 def rebuild(
     segment: str, prefix: str, nonce: int, slot: int, generation: int, kind: int, type_: Any
 ) -> FastMutex[Any] | KMutex[Any] | CriticalSection:
@@ -242,15 +212,7 @@ def _map_of(mutex: Any) -> Segment:
 
 
 def _end_tenancy(mutex: Any, name: str) -> None:
-    prefix: str = mutex.segment[: mutex.segment.rindex(".")]
-    instance = prefix.rpartition(".")[2]
-    if ".@" in prefix:
-        ended = mutex._vacate()
-    else:
-        from ..grt.facade import unregister_slot
-
-        ended = unregister_slot(instance, name, mutex.generation, mutex.segment, mutex.slot_index)
-    if not ended:
+    if not homes.home_of(mutex).end_tenancy(mutex):
         raise _destroyed(name)
 
 

@@ -21,7 +21,7 @@ import struct
 
 from ..core import _wait_board
 from ..core._wait_board import Hold, Record
-from ..errors import DeadlockError
+from ..errors import DeadlockError, DeadlockLink
 from . import waiters
 
 __all__ = ["LONGEST", "refuse", "told"]
@@ -148,7 +148,7 @@ _HEAD = struct.Struct("=QIIII")
 _TALE = struct.Struct(f"=I{_wait_board.TALE}s")
 
 
-def _leave_word(way: list[tuple[Record, Hold]], chain: tuple[waiters.DeadlockLink, ...]) -> None:
+def _leave_word(way: list[tuple[Record, Hold]], chain: tuple[DeadlockLink, ...]) -> None:
     """Write the circle down on the board, with the instances that its mutexes are of: the daemons' logs tell of it."""
     prefixes = {record.segment.rpartition(".p")[0] for record, _ in way}
     instances = sorted({prefix.rpartition(".")[2] for prefix in prefixes if ".@" not in prefix})

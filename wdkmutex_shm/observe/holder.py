@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from ..base import identity
+from ..base.records import Holder
 
-__all__ = ["Holder", "describe"]
-
-
-class Holder(NamedTuple):
-    """The thread that holds a lock.
-
-    Attributes:
-        pid: its process.
-        tid: its Linux thread id; equal to ``pid`` for a main thread.
-        thread: the thread's name as the kernel knows it, or ``?``.
-        command: the process's command line, or ``?`` if it is gone.
-        held_for: seconds since the hold was first observed; a lower bound, because locking reads no clock.
-        alive: False if the thread or its process is proved to have ended and the lock was not acquired since.
-    """
-
-    pid: int
-    tid: int
-    thread: str
-    command: str
-    held_for: float
-    alive: bool
+__all__ = ["describe", "holder_of", "thread_name"]
 
 
 def thread_name(pid: int, tid: int) -> str:

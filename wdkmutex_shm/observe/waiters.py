@@ -9,16 +9,17 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from ..base import identity
 from ..base.names import KIND_WORDS
+from ..base.records import Waiter
 from ..core import _wait_board
 from ..core._wait_board import Hold, Record
-from ..errors import LockTimeout
+from ..errors import DeadlockLink, LockTimeout
 from . import holder
 
-__all__ = ["DeadlockLink", "Waiter", "all_waits", "count", "label_of", "link_of", "raise_timeout", "waiters_of"]
+__all__ = ["all_waits", "count", "label_of", "link_of", "raise_timeout", "waiters_of"]
 
 
 @atexit.register
@@ -36,47 +37,6 @@ _HOW = {
     _wait_board.WAIT_TASK: "task",
     _wait_board.WAIT_BACK: "lock",
 }
-
-
-class Waiter(NamedTuple):
-    """A thread or task that has waited for a mutex for at least a millisecond (a task: about 50 ms).
-
-    Attributes:
-        pid: the process. tid: its thread (Linux thread id); of a task, the thread of its event loop.
-        thread: the thread's name as the kernel knows it, or ``?``.
-        command: the process's command line, or ``?`` if it is gone.
-        waited: seconds since the wait began.
-        how: ``lock``: for the lock and nothing else; ``any``: for this one of several; ``value``: for a value of it;
-            ``task``: a task of an event loop, while the loop runs others.
-    """
-
-    pid: int
-    tid: int
-    thread: str
-    command: str
-    waited: float
-    how: str
-
-
-class DeadlockLink(NamedTuple):
-    """One thread in a cycle of threads that wait for each other.
-
-    Attributes:
-        pid, tid, thread, command: the thread, as in :class:`Waiter`.
-        holds: name of the mutex that it holds and that the previous thread in the cycle waits for.
-        waits_for: name of the mutex that it waits for and that the next thread in the cycle holds.
-        waited: seconds since its wait began.
-
-    An anonymous mutex has no name; it is described by its kind, its place, and the process that made it.
-    """
-
-    pid: int
-    tid: int
-    thread: str
-    command: str
-    holds: str
-    waits_for: str
-    waited: float
 
 
 def _living(records: list[Record]) -> list[Record]:

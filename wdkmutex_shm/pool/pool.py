@@ -12,36 +12,23 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..base.layout import HEADER_BYTES, SLOT_BYTES
 from ..base.names import data_ident, pool_segment
+from ..base.records import SlotRef
 from ..core import _tenant
-from ..core._segment import HEADER_BYTES, SLOT_BYTES, Segment
+from ..core._segment import Segment
 from ..errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
 from ..memory import in_use, shm
 from . import removed
 
 if TYPE_CHECKING:
-    from ..core.types import TypeTag
-    from .slot_info import SlotInfo
+    from ..base.records import SlotInfo, TypeTag
 
-__all__ = ["Pool", "PoolStats", "SlotRef"]
+__all__ = ["Pool", "PoolStats"]
 
 _MOST_SLOTS = 16384
 _RESIDENT_BYTES = 64 << 20
 _TOUCHES = 4096  # the kernel maps up to 64 KiB around each
-
-
-class SlotRef(NamedTuple):
-    """Which tenant of which slot: all that a process needs to attach to a mutex.
-
-    Attributes:
-        segment: name of the pool segment. nonce: which segment of that name.
-        slot: number of the slot in it. generation: which tenant of the slot.
-    """
-
-    segment: str
-    nonce: int
-    slot: int
-    generation: int
 
 
 class PoolStats(NamedTuple):

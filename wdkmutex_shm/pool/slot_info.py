@@ -3,65 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
+from ..base.layout import SLOT_BYTES
 from ..base.names import KIND_WORDS, data_segment
+from ..base.records import SlotInfo, Statistics
 from ..core import _tenant
-from ..core._segment import SLOT_BYTES, Segment
+from ..core._segment import Segment
 from ..memory import shm
 
-__all__ = ["SlotInfo", "Statistics", "data_bytes", "info_of"]
+if TYPE_CHECKING:
+    from ..core._tenant import Snapshot
 
-
-class Statistics(NamedTuple):
-    """Counts of one mutex since it was made; see ``statistics()``.
-
-    Attributes:
-        acquisitions: how often the lock was acquired. contended: how often after a wait.
-        abandoned: how often its holder died. timeouts: how many waits timed out.
-        commits: how often T was published. value_bytes: size of T in msgpack.
-        pool_bytes: shared memory used by the mutex.
-    """
-
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    value_bytes: int
-    pool_bytes: int
-
-
-class SlotInfo(NamedTuple):
-    """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
-
-    Attributes:
-        name, kind, label: the mutex's name, kind (``fast``, ``k``, ``section``) and T.
-        value_bytes: bytes of T in msgpack form. pool_bytes: shared memory that the mutex takes.
-        state: ``free``, ``held`` or ``abandoned`` (its holder died and nobody took it over yet).
-        owner_pid, owner_tid: the holder. held_for: seconds since the hold was first seen, a lower bound.
-        acquisitions, contended, abandoned, timeouts, commits: counts since registration.
-        abandoned_pid: the last holder that died. segment, slot, generation: where it lives.
-    """
-
-    name: str
-    kind: str
-    label: str
-    value_bytes: int
-    pool_bytes: int
-    state: str
-    owner_pid: int | None
-    owner_tid: int | None
-    held_for: float | None
-    acquisitions: int
-    contended: int
-    abandoned: int
-    timeouts: int
-    commits: int
-    abandoned_pid: int | None
-    segment: str
-    slot: int
-    generation: int
+__all__ = ["data_bytes", "info_of", "statistics_of"]
 
 
 def data_bytes(prefix: str, idents: tuple[int, ...]) -> int:
@@ -76,28 +30,27 @@ def data_bytes(prefix: str, idents: tuple[int, ...]) -> int:
     return total
 
 
+def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
+    """Return the :class:`Statistics` of a slot's snapshot."""
+    same = {field: getattr(facts, field) for field in Statistics._fields if field != "pool_bytes"}
+    return Statistics(**same, pool_bytes=SLOT_BYTES + data_bytes(prefix, facts.data_ids))
+
+
 def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
     """Return the :class:`SlotInfo` of a tenant, or None when its generation has moved on."""
     facts = _tenant.snapshot(segment, slot, generation)
     if facts is None:
         return None
-    owner, dead = facts.owner, facts.abandoned_pid
     return SlotInfo(
         name=facts.name,
         kind=KIND_WORDS.get(facts.kind, f"kind {facts.kind}"),
         label=facts.label,
-        value_bytes=facts.value_bytes,
-        pool_bytes=SLOT_BYTES + data_bytes(segment.prefix, facts.data_ids),
         state=facts.state,
-        owner_pid=owner >> 32 or None,
-        owner_tid=owner & 0xFFFFFFFF or None,
+        owner_pid=facts.owner >> 32 or None,
+        owner_tid=facts.owner & 0xFFFFFFFF or None,
         held_for=facts.held_for,
-        acquisitions=facts.acquisitions,
-        contended=facts.contended,
-        abandoned=facts.abandoned,
-        timeouts=facts.timeouts,
-        commits=facts.commits,
-        abandoned_pid=dead or None,
+        **statistics_of(segment.prefix, facts)._asdict(),
+        abandoned_pid=facts.abandoned_pid or None,
         segment=segment.name,
         slot=slot,
         generation=generation,

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from ..base.names import INLINE_BYTES, NAME_BYTES, check_name
+from ..base.records import SlotRef
 from ..errors import ProtocolError
-from ..pool.pool import SlotRef
 from .messages import MODES, check_tag
 
 __all__ = ["BATCH", "Places", "RegisterMany", "check_names", "encode_names"]

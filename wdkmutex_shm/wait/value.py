@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..base._faults import planted
-from ..base.names import KIND_FAST
+from ..base.names import KIND_FAST, KIND_K
 from ..core import _wait_board
 from ..core._journal import left_by_the_dead
 from ..core._lock import seconds_of
@@ -24,7 +24,6 @@ from ..core._thread import must_allow
 from ..core._wait_board import WAIT_VALUE, Wait
 from ..core._watch import ON_COMMIT, commits, sleep, watch
 from ..errors import AlreadyOwned, DeadlockError, LockTimeout, MutexDestroyed
-from ..objects.handles import kind_of
 
 if TYPE_CHECKING:
     from ..core._guard import Guard
@@ -223,7 +222,7 @@ class Changes(Generic[T]):
     def __init__(self, mutex: Mutex[T], timeout: float | None) -> None:
         self._mutex = mutex
         self._timeout = timeout
-        self._kind = kind_of(type(mutex))
+        self._kind = KIND_FAST if type(mutex).__name__ == "FastMutex" else KIND_K
         self._seen: int | None = None
 
     def __iter__(self) -> Changes[T]:

@@ -80,8 +80,8 @@ def attach(facts: dict[str, Any]) -> Any:
         MutexDestroyed: it has gone since.
     """
     from wdkmutex_shm.base.names import KIND_WORDS
+    from wdkmutex_shm.base.records import SlotRef
     from wdkmutex_shm.objects.handles import attach as attach_to
-    from wdkmutex_shm.pool.pool import SlotRef
 
     kind = next(number for number, word in KIND_WORDS.items() if word == facts["kind"])
     ref = SlotRef(facts["segment"], facts["nonce"], facts["slot"], facts["generation"])

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from wdkmutex_shm.base.identity import command_of
 from wdkmutex_shm.base.names import KIND_WORDS
+from wdkmutex_shm.base.records import Waiter
 from wdkmutex_shm.core._wait_board import Hold, Record
 from wdkmutex_shm.observe.holder import thread_name
-from wdkmutex_shm.observe.waiters import Waiter, all_waits, label_of
+from wdkmutex_shm.observe.waiters import all_waits, label_of
 
 __all__ = ["Graph", "Mutex", "Thread", "Wait"]
 

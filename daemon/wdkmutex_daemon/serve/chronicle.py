@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 
+from wdkmutex_shm.base.records import SlotInfo
 from wdkmutex_shm.core import _tenant
 from wdkmutex_shm.core._segment import Segment
 from wdkmutex_shm.observe import deadlock
 from wdkmutex_shm.pool.pool import Pool
-from wdkmutex_shm.pool.slot_info import SlotInfo, info_of
+from wdkmutex_shm.pool.slot_info import info_of
 
 __all__ = ["Chronicle"]
 

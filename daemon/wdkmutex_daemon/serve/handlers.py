@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from wdkmutex_shm.base.names import check_name
+from wdkmutex_shm.base.records import SlotInfo, SlotRef
 from wdkmutex_shm.errors import KeyNotFound, ProtocolError
 from wdkmutex_shm.memory import data_segments
-from wdkmutex_shm.pool.pool import SlotRef
-from wdkmutex_shm.pool.slot_info import SlotInfo
 from wdkmutex_shm.protocol.bulk import RegisterMany, check_names
 from wdkmutex_shm.protocol.messages import LIST_PAGE, NAMES_PAGE, PROTOCOL, Register
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core import _tenant
 from wdkmutex_shm.core._segment import Segment
 from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound
 from wdkmutex_shm.memory import data_segments
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 from wdkmutex_shm.protocol.bulk import RegisterMany
 
 __all__ = ["Registry"]

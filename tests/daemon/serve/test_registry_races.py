@@ -14,10 +14,11 @@ from wdkmutex_daemon.serve.registry import Registry
 from wdkmutex_daemon.serve.server import Service
 
 from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core import _tenant
 from wdkmutex_shm.errors import GrtIsEmpty, KeyNotFound
 from wdkmutex_shm.memory import shm
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 from wdkmutex_shm.protocol.bulk import RegisterMany
 
 INT = (3, 3, b"int")

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 from wdkmutex_shm.base.names import KIND_K, data_segment, instance_prefix
+from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, OtherPidNamespace, SegmentRefused, WdkMutexError
 from wdkmutex_shm.memory import data_segments, shm
 from wdkmutex_shm.objects import handles
-from wdkmutex_shm.pool.pool import Pool, SlotRef
+from wdkmutex_shm.pool.pool import Pool
 
 from ..base.children import in_child
 from ..base.harness import Proof

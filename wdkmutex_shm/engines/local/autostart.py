@@ -53,7 +53,7 @@ def command() -> list[str]:
     else:
         python = _interpreter()
         if python is not None:
-            return [python, "-m", "wdkmutex_daemon"]
+            return [python, "-m", frozen.DAEMON]
         what = "this process does not run in a python executable"
     script = shutil.which("wdkmutex-daemon")
     if script is None:

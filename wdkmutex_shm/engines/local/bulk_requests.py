@@ -12,7 +12,8 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...base.names import INLINE_BYTES, KIND_SECTION
-from ...core.types import KNOWN, SECTION, UNSET, Codec, codec_for
+from ...base.records import UNSET
+from ...core.types import KNOWN, SECTION, Codec, codec_for
 from ...errors import (
     DaemonError,
     DaemonUnavailable,

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from ...base import runtime_dir
 from ...base.forks import in_child, settle
 from ...base.names import check_instance, instance_prefix, pool_segment
 from ...base.sockets import Socket
@@ -23,6 +22,7 @@ from ...errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolder
 from ...protocol.messages import FRAME_CAP, PROTOCOL, VERBS, decode_reply, encode_request
 from ._call_lock import Turns
 from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
+from .address import sockets_of
 
 __all__ = ["Client", "Reply", "connect", "has_segments"]
 
@@ -323,7 +323,7 @@ class Client:
         revivals = _TRIES if self._revive is not None else 0
         until = min(deadline, time.monotonic() + self._patience) if self.daemon else 0.0
         while True:
-            for path in runtime_dir.sockets_of(self.instance):
+            for path in sockets_of(self.instance):
                 if self._dial(path, deadline):
                     return
             if time.monotonic() >= deadline:

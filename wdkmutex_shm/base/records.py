@@ -1,0 +1,125 @@
+"""Plain facts that several layers speak of: where a mutex lives, who holds it and who waits, what a slot counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["UNSET", "Holder", "SlotInfo", "SlotRef", "Statistics", "TypeTag", "Unset", "Waiter"]
+
+
+class Unset:
+    """The type of :data:`UNSET`: nothing was passed, not even None."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+#: (code, hash, label) of T as a slot records it.
+TypeTag = tuple[int, int, bytes]
+
+
+class SlotRef(NamedTuple):
+    """Which tenant of which slot: all that a process needs to attach to a mutex.
+
+    Attributes:
+        segment: name of the pool segment. nonce: which segment of that name.
+        slot: number of the slot in it. generation: which tenant of the slot.
+    """
+
+    segment: str
+    nonce: int
+    slot: int
+    generation: int
+
+
+class Holder(NamedTuple):
+    """The thread that holds a lock.
+
+    Attributes:
+        pid: its process.
+        tid: its Linux thread id; equal to ``pid`` for a main thread.
+        thread: the thread's name as the kernel knows it, or ``?``.
+        command: the process's command line, or ``?`` if it is gone.
+        held_for: seconds since the hold was first observed; a lower bound, because locking reads no clock.
+        alive: False if the thread or its process is proved to have ended and the lock was not acquired since.
+    """
+
+    pid: int
+    tid: int
+    thread: str
+    command: str
+    held_for: float
+    alive: bool
+
+
+class Waiter(NamedTuple):
+    """A thread or task that has waited for a mutex for at least a millisecond (a task: about 50 ms).
+
+    Attributes:
+        pid: the process. tid: its thread (Linux thread id); of a task, the thread of its event loop.
+        thread: the thread's name as the kernel knows it, or ``?``.
+        command: the process's command line, or ``?`` if it is gone.
+        waited: seconds since the wait began.
+        how: ``lock``: for the lock and nothing else; ``any``: for this one of several; ``value``: for a value of it;
+            ``task``: a task of an event loop, while the loop runs others.
+    """
+
+    pid: int
+    tid: int
+    thread: str
+    command: str
+    waited: float
+    how: str
+
+
+class Statistics(NamedTuple):
+    """Counts of one mutex since it was made; see ``statistics()``.
+
+    Attributes:
+        acquisitions: how often the lock was acquired. contended: how often after a wait.
+        abandoned: how often its holder died. timeouts: how many waits timed out.
+        commits: how often T was published. value_bytes: size of T in msgpack.
+        pool_bytes: shared memory used by the mutex.
+    """
+
+    acquisitions: int
+    contended: int
+    abandoned: int
+    timeouts: int
+    commits: int
+    value_bytes: int
+    pool_bytes: int
+
+
+class SlotInfo(NamedTuple):
+    """What a slot tells without its lock being taken; each fact is right by itself, not all at one instant.
+
+    Attributes:
+        name, kind, label: the mutex's name, kind (``fast``, ``k``, ``section``) and T.
+        value_bytes: bytes of T in msgpack form. pool_bytes: shared memory that the mutex takes.
+        state: ``free``, ``held`` or ``abandoned`` (its holder died and nobody took it over yet).
+        owner_pid, owner_tid: the holder. held_for: seconds since the hold was first seen, a lower bound.
+        acquisitions, contended, abandoned, timeouts, commits: counts since registration.
+        abandoned_pid: the last holder that died. segment, slot, generation: where it lives.
+    """
+
+    name: str
+    kind: str
+    label: str
+    value_bytes: int
+    pool_bytes: int
+    state: str
+    owner_pid: int | None
+    owner_tid: int | None
+    held_for: float | None
+    acquisitions: int
+    contended: int
+    abandoned: int
+    timeouts: int
+    commits: int
+    abandoned_pid: int | None
+    segment: str
+    slot: int
+    generation: int
