@@ -118,8 +118,8 @@ def test_errors_name_the_way_out() -> None:
         mutex.lock()
     with mutex.lock() as guard:
         pass
-    with pytest.raises(DriverMutexError, match="lock it again"):
+    with pytest.raises(DriverMutexError, match="lock the mutex again"):
         guard.commit()
     mutex.to_owned()
-    with pytest.raises(DriverMutexError, match="anew"):
+    with pytest.raises(DriverMutexError, match="get it again"):
         mutex.lock()

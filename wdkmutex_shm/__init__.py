@@ -78,7 +78,7 @@ __version__ = "0.1.0"
 # the core (none of its modules says that it can do without), unless it was told never to.
 if not getattr(sys, "_is_gil_enabled", lambda: True)():  # pragma: no cover - only where there is no GIL
     raise ImportError(
-        "wdkmutex_shm needs the GIL, and this interpreter was told to run without it: leave out PYTHON_GIL=0 or "
+        "wdkmutex_shm needs the GIL, and this interpreter was started without it: remove PYTHON_GIL=0 or "
         "-X gil=0, and a free-threaded Python turns it on when it imports wdkmutex_shm"
     )
 

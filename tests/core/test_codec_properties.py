@@ -106,7 +106,7 @@ def test_bombs_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [list, dict, None, list[int]])
 def test_no_memory_to_read_t_with_is_not_damage(kind: Any) -> None:
-    """T is whole; "register it anew" would be bad advice."""
+    """T is whole; "register it again" would be bad advice."""
     known = codec_for(type=kind)
 
     def starve(raw: bytes) -> Any:

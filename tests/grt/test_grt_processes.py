@@ -123,7 +123,7 @@ def test_without_autostart_a_dead_daemon_is_unavailable(grt: str) -> None:
             call()
         assert caught.value.instance == grt
     assert time.monotonic() - begun < 10
-    assert mutex.fetch_add(1) == 1, "mutexes that are open go on working"
+    assert mutex.fetch_add(1) == 1, "open mutexes keep working"
     assert shm.listing(instance_prefix(grt) + ".d") == []
     autostart.start(grt)
     assert Grt.get_fast_mutex("n", int).peek() == 2

@@ -101,7 +101,7 @@ def test_a_lock_changes_hands_while_its_state_is_changed(overtaken: Any) -> None
 def test_a_condition_takes_its_lock_back_whatever_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread is told of a deadlock; what a handler raises comes once it is had; one that is gone ends it."""
     lock = FORK.Lock()
-    raised: list[BaseException] = [DeadlockError("a circle"), KeyboardInterrupt(), ValueError("a second one")]
+    raised: list[BaseException] = [DeadlockError("a cycle"), KeyboardInterrupt(), ValueError("a second one")]
     real = locks.Line.wait
 
     def wait(self: Any, *args: Any) -> Any:

@@ -69,7 +69,7 @@ def test_an_initializer_that_raises(context: Any, capfd: Any) -> None:
 @pytest.mark.slow
 def test_a_worker_that_cannot_open_what_it_is_given(capfd: Any) -> None:
     with mp.get_context("spawn").Pool(1, square, (Explosive(),)) as pool:
-        with pytest.raises(PoolBroken, match="standard error says why") as caught:
+        with pytest.raises(PoolBroken, match="standard error gives the reason") as caught:
             pool.apply_async(square, (1,)).get(DEADLINE)
         assert caught.value.traceback is None
         assert caught.value.exitcode == 1

@@ -227,7 +227,9 @@ def test_the_private_memory_of_a_living_container_stays(pod: Callable[[], None])
         first.run("with lock_all(a, KMutex(2)) as (g, h):\n    g.value = h.value = 3")
         names = of_processes() - before
         pod()
-        second.run("from wdkmutex_shm import KMutex; from wdkmutex_shm.pool import sweep; m = KMutex(1); result = sweep.dead_private_pools()")
+        second.run(
+            "from wdkmutex_shm import KMutex; from wdkmutex_shm.pool import sweep; m = KMutex(1); result = sweep.dead_private_pools()"
+        )
         assert names <= of_processes()
         assert first.run("result = [a.fetch_add(1), len(b.peek())]") == [3, 10_000]
 
@@ -286,7 +288,7 @@ def test_doctor_advises_to_remove_only_what_nobody_uses(name: str) -> None:
             file.write(LAYOUT.to_bytes(4, sys.byteorder))
         first.kill()
         ((text, remedy),) = _doctor(second, name)
-        assert "left by a container that is gone" in text
+        assert "left by a container that no longer exists" in text
         assert f"wdkmutex-daemon start --instance {name}" in remedy
 
 

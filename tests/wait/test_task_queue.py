@@ -248,7 +248,7 @@ def test_a_guard_is_of_no_use_to_another_task_or_thread(backend: str) -> None:
                 group.start_soon(other, guard)
             assert "another thread" in in_thread(elsewhere, guard)
             guard.value = 8
-        with pytest.raises(NotOwned, match="released already"):
+        with pytest.raises(NotOwned, match="already released"):
             guard.value
 
     run(backend, main)

@@ -74,7 +74,7 @@ def must_work():
         works = True
     elif code != 0:
         raise KernelUnsupported(
-            "this kernel does not free the locks of those who die: the robust list of a thread is not accepted "
+            "this kernel does not release the locks of threads that die: it does not accept the robust list of a thread "
             "(set_robust_list(2)), so a lock whose holder is killed would stay held forever. Allow set_robust_list and "
             "get_robust_list in the seccomp filter of the container or service; under qemu-user or an old gVisor, use "
             "another kernel",

@@ -73,9 +73,10 @@ def _no_proc(path: str, error: OSError | None = None) -> OSError:
     """Return the error for a file of the calling process's own in /proc that cannot be read."""
     if error is not None and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return error
-    why = "it is empty or of another kind" if error is None else error.strerror
+    why = "it is empty, or another kind of filesystem" if error is None else error.strerror
     return KernelUnsupported(
-        f"{path} cannot be read ({why}): without /proc nobody can tell who lives, and nothing is made here. Mount it, "
+        f"{path} cannot be read ({why}): without /proc it is unknown which processes are alive, so no mutex is made "
+        "here. Mount it, "
         "in a chroot or container as well: mount -t proc proc /proc",
         name=path,
         errno=0 if error is None else error.errno,

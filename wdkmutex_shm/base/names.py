@@ -69,7 +69,7 @@ def check_name(name: str) -> bytes:
             f"mutex name {name[:32]!r} has {len(raw)} bytes of UTF-8; 1 to {NAME_BYTES} are allowed", name=name
         )
     if b"\0" in raw:
-        raise InvalidName(f"mutex name {name!r} holds a NUL character", name=name)
+        raise InvalidName(f"mutex name {name!r} contains a NUL character", name=name)
     return raw
 
 

@@ -45,18 +45,19 @@ def _check_folder(path: str) -> None:
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise RuntimeFolderRefused(
-            f"{path} is not a directory; remove it (rm {path}) or set XDG_RUNTIME_DIR to a directory of yours",
+            f"{path} is not a directory; remove it (rm {path}) or set XDG_RUNTIME_DIR to a directory of your own",
             path=path,
         )
     if found.st_uid != os.geteuid() and not planted("no-owner-check"):
         raise RuntimeFolderRefused(
-            f"{path} belongs to uid {found.st_uid}, not to us (uid {os.geteuid()}); have its owner or root remove it, "
-            "or set XDG_RUNTIME_DIR to a directory of yours",
+            f"{path} belongs to uid {found.st_uid}, not to us (uid {os.geteuid()}); ask its owner or root to remove "
+            "it, "
+            "or set XDG_RUNTIME_DIR to a directory of your own",
             path=path,
         )
     if found.st_mode & 0o077:
         raise RuntimeFolderRefused(
-            f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}); look at what is in it, "
+            f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}); check its contents, "
             f"then close it: chmod 700 {path}",
             path=path,
         )
@@ -87,12 +88,12 @@ def runtime_folder(*, create: bool = True) -> str:
         _check_folder(path)
     except FileNotFoundError:
         if create:
-            raise RuntimeFolderRefused(f"{path} vanished while it was looked at; try again", path=path) from None
+            raise RuntimeFolderRefused(f"{path} vanished during the check; try again", path=path) from None
     except OSError as error:
         if isinstance(error, RuntimeFolderRefused):
             raise
         raise RuntimeFolderRefused(
-            f"{path} cannot be used: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours", path=path
+            f"{path} cannot be used: {error.strerror}; set XDG_RUNTIME_DIR to a directory of your own", path=path
         ) from error
     return path
 

@@ -26,7 +26,7 @@ cdef int must_hold(Guard guard, str what) except -1:
             return 0
     name = slot_name(guard.handle.slot) if guard.handle is not None else ""
     if not guard.flags & HELD:
-        raise NotOwned(f"{what}: this guard of mutex {name!r} was released already; lock it again", name=name)
+        raise NotOwned(f"{what}: this guard of mutex {name!r} was already released; lock the mutex again", name=name)
     if before_fork(guard.thread):
         raise NotOwned(f"{what}: this guard of mutex {name!r} was inherited over fork(); the parent holds the lock. "
                        "Lock it in this process", name=name)
@@ -34,7 +34,7 @@ cdef int must_hold(Guard guard, str what) except -1:
         raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another task or greenlet, the one that "
                        "locked it; lock it in this one. A guard whose task has ended is released by dropping it",
                        name=name)
-    raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock it in this one", name=name)
+    raise NotOwned(f"{what}: this guard of mutex {name!r} belongs to another thread; lock the mutex in this one", name=name)
 
 
 cdef bint leave_elsewhere(Guard guard, bint commit, wdkm_thread *me) except -1:

@@ -41,7 +41,7 @@ cdef class Sleeper:
     def __cinit__(self, tuple mutexes not None):
         cdef Handle handle
         if not 0 < len(mutexes) <= WDKM_SEVERAL:
-            raise ValueError(f"from 1 to {WDKM_SEVERAL} objects can be waited for at once, not {len(mutexes)}")
+            raise ValueError(f"from 1 to {WDKM_SEVERAL} objects can be waited for together, not {len(mutexes)}")
         self.mutexes = mutexes  # which keep the slots mapped
         self.pid = thread_state().owner >> 32
         for handle in mutexes:

@@ -204,7 +204,7 @@ def holds(Handle handle not None, object task not None):
 cdef int raise_before_loop(Handle handle, wdkm_thread *me) except -1:
     name = slot_name(handle.slot)
     raise AlreadyOwned(
-        f"this thread locked mutex {name!r} before it ran this event loop (or greenlet), and goes on only after it: waiting "
+        f"this thread locked mutex {name!r} before it ran this event loop (or greenlet), and continues only after it: waiting "
         "would never end; release it first, or pass its guard on", name=name, owner_pid=me.owner >> 32,
         owner_tid=me.owner & 0xffffffff)
 
@@ -269,14 +269,14 @@ cdef class LockRequest:
     """
 
     def __init__(self):
-        raise TypeError("a lock request comes from lock_async()")
+        raise TypeError("a lock request is returned by lock_async()")
 
     cdef object who(self):
         """A weak reference to the task that the guard will belong to."""
         if self.task is None or self.thread != thread_state().serial:
             task = running_task()
             if task is None:
-                raise RuntimeError("lock_async() is for tasks of asyncio or Trio, and none runs in this thread")
+                raise RuntimeError("lock_async() needs a task of asyncio or Trio, and none runs in this thread")
             self.task = PyWeakref_NewRef(task, None)
         return self.task
 
@@ -285,13 +285,13 @@ cdef class LockRequest:
         task. For :class:`wdkmutex_shm.wait.value_async.LockWhen`.
         """
         if self.begun:
-            raise RuntimeError("this lock request was awaited already; call lock_async() again")
+            raise RuntimeError("this lock request was already awaited; call lock_async() again")
         self.begun = True
         return self.who()
 
     def __await__(self):
         if self.begun:
-            raise RuntimeError("this lock request was awaited already; call lock_async() again")
+            raise RuntimeError("this lock request was already awaited; call lock_async() again")
         self.begun = True
         task = self.who()
         if queues and self.handle in queues and queues[self.handle].waiters:
@@ -380,7 +380,7 @@ cdef object call_request(object self, PyObject *const *args, size_t count, PyObj
     if names == NULL and count == 0:
         (<LockRequest>self).entered = True
         return self
-    raise TypeError("a lock request is not called; use it with `async with`, or await it")
+    raise TypeError("a lock request is not callable; use it with `async with`, or await it")
 
 
 cdef int send_request(PyObject *self, PyObject *value, PyObject **result) noexcept:

@@ -26,8 +26,8 @@ cdef extern from "Python.h":
 
 cdef int damaged(str what) except -1:
     raise MutexDamaged(
-        f"the bytes in shared memory are not {what}: written by something else, or damaged; "
-        "register the mutex anew, or set it with replace()")
+        f"the bytes in shared memory are not {what}: written by another program, or damaged; "
+        "register the mutex again, or set it with replace()")
 
 
 cdef uint64_t unsigned(object value) except? 0xffffffffffffffff:
@@ -83,7 +83,7 @@ cdef int encode_length(Py_ssize_t length, uint8_t one, uint8_t two, uint8_t four
         wdkm_put32(out.head + 1, <uint32_t>length)
         out.head_length = 5
     else:
-        raise ValueError(f"{length} bytes are too many: msgpack holds at most 2**32 - 1")
+        raise ValueError(f"{length} bytes are too many: msgpack supports at most 2**32 - 1")
     return 0
 
 
@@ -234,7 +234,7 @@ cdef class Codec:
                     self.wrong_type(value)
         elif self.frozen:
             raise TypeError(
-                f"T of this mutex is {self.label.decode()}, which this handle does not know; "
+                f"T of this mutex is {self.label.decode()}, which this handle does not support; "
                 "get it with its type, as in Grt.get_fast_mutex(name, T), to set it")
         elif self.code == T_TYPED:
             self.validate(value)
@@ -328,7 +328,7 @@ cdef class Codec:
         except Exception as error:
             raise MutexDamaged(
                 f"the bytes in shared memory are not the msgpack form of {self.label.decode()} ({error}); "
-                "register the mutex anew, or set it with replace()") from error
+                "register the mutex again, or set it with replace()") from error
         if (self.code == T_LIST or self.code == T_DICT) and type(value) is not self.type and not self.frozen:
             damaged("a " + self.label.decode())
         # Not in the `try`: what this raises is the caller's, or a signal handler's.

@@ -66,7 +66,7 @@ cdef class Guard:
     """
 
     def __init__(self):
-        raise TypeError("a guard comes from lock() or try_lock()")
+        raise TypeError("a guard is returned by lock() or try_lock()")
 
     @property
     def value(self):
@@ -164,8 +164,8 @@ cdef class Guard:
         name = slot_name(self.handle.slot)
         if top.depth != 1 or self.root is not None:
             raise AlreadyOwned(
-                f"wait_for: this thread holds mutex {name!r} more than once, and others may not change T before all of it "
-                "is released; use the guard of a mutex that was locked once", name=name)
+                f"wait_for: this thread holds mutex {name!r} more than once, and others cannot change T until all locks "
+                "are released; use the guard of a mutex that is locked once", name=name)
         if self.flags & WRITING:
             raise_writing(self.handle, "would release the lock in it")
         return 0
@@ -394,7 +394,7 @@ cdef object call_guard(object self, PyObject *const *args, size_t count, PyObjec
     if names == NULL and count == 0:
         (<Guard>self).enter()
         return self
-    raise TypeError("a guard is not called; use it with `with`")
+    raise TypeError("a guard is not callable; use it with `with`")
 
 
 bind_with(<PyTypeObject *>Guard, <ptrdiff_t>&(<Guard>NULL).enter_or_exit)

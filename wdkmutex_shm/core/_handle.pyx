@@ -76,7 +76,7 @@ cdef class Handle:
 
     def _must_be_new(self):
         if self.segment_ is not nowhere:
-            raise TypeError(f"this {type(self).__name__} exists already: it cannot be initialised again")
+            raise TypeError(f"this {type(self).__name__} already exists: it cannot be initialised again")
 
     @property
     def name(self):

@@ -324,8 +324,9 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
             return OF_TASK
         name = slot_name(slot)
         raise AlreadyOwned(
-            f"this thread holds mutex {name!r} already (or is just acquiring it), and a FastMutex is not recursive: waiting "
-            "would never end; use the guard that it has, or a KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
+            f"this thread already holds mutex {name!r} (or is acquiring it), and a FastMutex is not recursive: waiting "
+            "would never end; use the existing guard, or a "
+            "KMutex", name=name, owner_pid=me.owner >> 32, owner_tid=me.owner & 0xffffffff)
     if code == EOWNERDEAD:
         abandoned = True
         serial = me.serial
@@ -338,7 +339,7 @@ cdef int settle(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_thr
     elif code != 0:
         name = slot_name(slot)
         what = "a holder left it unrecoverable" if code == ENOTRECOVERABLE else f"error {code}"
-        raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it anew", name=name, errno=code)
+        raise MutexDamaged(f"the lock of mutex {name!r} cannot be used: {what}; register it again", name=name, errno=code)
     elif (slot.pending & WDKM_NOTE or slot.starving & WDKM_UNSETTLED) and wdkm_load64(&slot.generation) == generation:
         serial = me.serial
         slot.held_by = me.word
@@ -365,9 +366,10 @@ cdef int raise_of_task(wdkm_slot *slot, bint own) except -1:
     cdef uint64_t owner = wdkm_holder(slot)
     name = slot_name(slot)
     who = "this task holds" if own else "another task or greenlet of this thread holds"
-    way = "use the guard that it has, or a KMutex" if own else "let that one go on, and ask again; if it has ended, drop its guard"
+    way = "use the existing guard, or a KMutex" if own else "let that one go on, and ask again; if it has ended, drop its guard"
     raise AlreadyOwned(
-        f"{who} mutex {name!r} already, and waiting here would never end; {way}", name=name, owner_pid=owner >> 32, owner_tid=owner & 0xffffffff)
+        f"{who} mutex {name!r} already, and waiting here would never end; "
+        f"{way}", name=name, owner_pid=owner >> 32, owner_tid=owner & 0xffffffff)
 
 
 cdef int raise_timeout(Segment segment, Py_ssize_t index, uint64_t generation, object timeout) except -1:

@@ -67,7 +67,7 @@ cdef int put_in_order(tuple mutexes, Py_ssize_t *order, str operation) except -1
                     gone(other.segment_, other.slot)
                 if other.generation_ != handle.generation_:
                     gone(handle.segment_, handle.slot)
-                raise ValueError(f"{operation}: {handle!r} is given more than once")
+                raise ValueError(f"{operation}: {handle!r} is passed more than once")
             if comes_before(other, handle):
                 break
             order[place] = order[place - 1]
@@ -213,7 +213,7 @@ cdef class Guards:
     """
 
     def __init__(self):
-        raise TypeError("guards come from lock_all()")
+        raise TypeError("guards are returned by lock_all()")
 
     cdef Py_ssize_t find_tops(self, PyObject **tops, wdkm_thread *me, bint leaving) except -1:
         """Find the guards whose T is to be published: all, or those that end a hold as they are left."""
@@ -345,7 +345,7 @@ cdef object call_guards(object self, PyObject *const *args, size_t count, PyObje
         return False
     if names == NULL and count == 0:
         return (<Guards>self).guards
-    raise TypeError("guards are not called; use them with `with`")
+    raise TypeError("guards are not callable; use them with `with`")
 
 
 bind_with(<PyTypeObject *>Guards, <ptrdiff_t>&(<Guards>NULL).enter_or_exit)

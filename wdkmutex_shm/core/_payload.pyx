@@ -32,7 +32,7 @@ cdef uint64_t KEEP = 16384
 
 cdef int gone(Segment segment, wdkm_slot *slot) except -1:
     raise MutexDestroyed(
-        "this mutex was destroyed, overwritten, unregistered or moved out; make or get it anew",
+        "this mutex was destroyed, overwritten, unregistered or moved out; make it or get it again",
         name=None, segment=segment.name)
 
 
@@ -41,14 +41,15 @@ cdef int not_in_child(wdkm_slot *slot, uint64_t serial) except -1:
     goes on here. What was begun, and the lock, are its parent's."""
     if thread_state().serial != serial:
         name = slot_name(slot)
-        raise NotOwned(f"mutex {name!r}: the parent, which holds the lock, began this before fork(); lock it in this process",
+        raise NotOwned(f"mutex {name!r}: the parent, which holds the lock, began this before fork(); lock the mutex in this "
+                       "process",
                        name=name)
     return 0
 
 
 cdef int broken(Segment segment, wdkm_slot *slot, str what) except -1:
     name = slot_name(slot)
-    raise MutexDamaged(f"mutex {name!r} in {segment.name}: {what}; register it anew, or set it with replace()",
+    raise MutexDamaged(f"mutex {name!r} in {segment.name}: {what}; register it again, or set it with replace()",
                        name=name)
 
 

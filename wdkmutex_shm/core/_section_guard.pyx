@@ -26,7 +26,7 @@ cdef class SectionGuard:
     """
 
     def __init__(self):
-        raise TypeError("section guards come from lock_all() and lock_any()")
+        raise TypeError("section guards are returned by lock_all() and lock_any()")
 
     cdef int leave(self) except -1:
         if self.apart is not None:

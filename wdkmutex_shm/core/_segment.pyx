@@ -150,14 +150,15 @@ cdef class Segment:
         if size < WDKM_HEADER:
             fd.close()
             raise LayoutMismatch(
-                f"shared memory segment {name} has {size} bytes and no header: its maker died, or it is not ours; "
+                f"shared memory segment {name} has {size} bytes and no header: its maker died, or it belongs to another "
+                "program; "
                 "remove it with `wdkmutex-daemon sweep`", name=name, field="size", found=size, expected=WDKM_HEADER)
         self._adopt(fd, size, 0)
         self._check()  # so that no lock of ours is ever on what others use
         in_use.share(fd, name)
         self._check()  # somebody may have taken it over meanwhile
         if nonce is not None and self.header.nonce != <uint64_t>nonce:
-            raise MutexDestroyed(f"segment {name} was removed and made anew since this handle was made", name=name)
+            raise MutexDestroyed(f"segment {name} was removed and created again since this handle was made", name=name)
         settle()
         with attaching:
             found = attached.get((name, self.header.nonce))
@@ -254,7 +255,7 @@ cdef class Segment:
             if found != expected:
                 raise LayoutMismatch(
                     f"shared memory segment {self.name}: {field} is {found!r} there and {expected!r} here; "
-                    "use one version for all processes of an instance, or give this one an instance of its own",
+                    "use one version for all processes of an instance, or give this one its own instance",
                     name=self.name, field=field, found=found, expected=expected)
         facts = [
             ("boot id", (<const char *>header.boot_id)[:16], identity.boot_id()),
@@ -264,8 +265,9 @@ cdef class Segment:
             if found != expected and not anybodys:
                 raise OtherPidNamespace(
                     f"shared memory segment {self.name} is of another container: {field} is {found!r} there and "
-                    f"{expected!r} here, and who holds a lock there could not be told here; let the containers share one "
-                    "pid namespace (docs/how-to/containers.md), or give each an instance of its own (WDKMUTEX_INSTANCE)",
+                    f"{expected!r} here, so the holder of a lock there could not be identified here; let the containers share "
+                    "one "
+                    "pid namespace (docs/how-to/containers.md), or give each its own instance (WDKMUTEX_INSTANCE)",
                     name=self.name, field=field, found=found, expected=expected)
         if header.slots > self.count:
             raise LayoutMismatch(

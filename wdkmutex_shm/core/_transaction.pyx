@@ -109,7 +109,7 @@ cdef int write(Guard top) except -1:
 
 cdef int raise_writing(Handle handle, str what) except -1:
     name = slot_name(handle.slot)
-    raise MutexBusy(f"mutex {name!r}: a commit is under way, and a signal handler {what}", name=name)
+    raise MutexBusy(f"mutex {name!r}: a commit is in progress, and a signal handler {what}", name=name)
 
 
 cdef int committed(Guard guard) except -1:

@@ -92,7 +92,7 @@ def sleep_any(list handles not None, list tickets not None, double seconds):
     cdef int64_t until = wdkm_now() + <int64_t>(min(seconds, LONGEST) * 1e9)
     cdef Handle handle
     if not 0 < count <= MOST or len(tickets) != count:
-        raise ValueError(f"from 1 to {MOST} objects can be waited for at once, not {count}")
+        raise ValueError(f"from 1 to {MOST} objects can be waited for together, not {count}")
     for at in range(count):
         handle = handles[at]
         wdkm_wait_for(&waiters[at], &handle.slot.watch, tickets[at])

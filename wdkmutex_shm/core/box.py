@@ -31,7 +31,7 @@ class Box(Generic[T]):
     _bytes: BoxedBytes
 
     def __init__(self) -> None:
-        raise TypeError("a Box comes from to_owned_box()")
+        raise TypeError("a Box is returned by to_owned_box()")
 
     @classmethod
     def _own(cls, pool: PrivatePool, home: Handle, codec: Codec) -> Box[T]:
@@ -79,7 +79,9 @@ class Box(Generic[T]):
         if self._pool is None:
             return
         if self._bytes.exports:
-            raise BufferError(f"{self._bytes.exports} views of the box's buffer are still in use: release them first")
+            raise BufferError(
+                f"{self._bytes.exports} memoryviews of the box's buffer are still in use: release them first"
+            )
         self._pool = None
         self._home._free()
         self._bytes.forget()

@@ -44,7 +44,8 @@ def plain_scalar(value: Any) -> Any:
 def _expect(plain: Any, kind: type, what: str) -> None:
     if type(plain) is not kind:
         raise MutexDamaged(
-            f"the bytes in shared memory are not those of a {what}: written by something else, or damaged; "
+            f"the bytes in shared memory are not those of a {what}: they were written by another program, or are "
+            "damaged; "
             "register the mutex again, or set it with replace()"
         )
 
@@ -181,5 +182,5 @@ def register_type(cls: type[C], encode: Callable[[C], Any], decode: Callable[[An
         TypeError: ``cls`` is not a class, or can be T without registration.
     """
     if not isinstance(cls, type) or cls.__module__ == "builtins":
-        raise TypeError(f"register_type() takes a class of yours, not {cls!r}")
+        raise TypeError(f"register_type() takes a class of your own, not {cls!r}")
     _conversions[cls] = Conversion(_class_name(cls), cls, encode, decode)

@@ -75,7 +75,7 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
         current = current_level()
         if self.level < current:
             raise IrqlTooHigh(
-                f"cannot raise the IRQL to {self.level}: the thread is at {current} already",
+                f"cannot raise the IRQL to {self.level}: the thread is already at {current}",
                 operation="raise_irql",
                 level=current,
                 limit=self.level,
@@ -89,7 +89,7 @@ class raise_irql:  # noqa: N801 - reads as the routine that it stands for
     ) -> None:
         ident, level = self._saved[-1]
         if ident != get_ident():  # which a forked child's thread has from its parent, together with the level
-            raise NotOwned("raise_irql was entered in another thread; that thread's level stands")
+            raise NotOwned("raise_irql was entered in another thread; that thread's level is unchanged")
         self._saved.pop()
         set_raised_level(level)
 

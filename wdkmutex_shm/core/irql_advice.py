@@ -56,6 +56,6 @@ def out_of(operation: str, kind: int, level: int, limit: int, in_loop: bool) -> 
         and limit < _DISPATCH
         and operation not in ("drop_safe", "guard.wait_for")
     ):
-        found.append("take a KMutex, whose try_lock() is allowed at DISPATCH")
+        found.append("use a KMutex, whose try_lock() is allowed at DISPATCH")
     found.append("do it in a worker thread" if in_loop else "lower the IRQL first")
     return ", or ".join(found)

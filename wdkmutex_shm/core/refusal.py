@@ -36,14 +36,14 @@ def _find(value: Any, where: str, depth: int = 0) -> tuple[Any, str] | None:
 def _advice(value: Any) -> str:
     kind = type(value)
     if kind is tuple:
-        return "it would come back as a list: use a list, or say what T is, as in type=list[tuple[int, str]]"
+        return "it would come back as a list: use a list, or declare the type of T, such as type=list[tuple[int, str]]"
     if kind in (set, frozenset):
-        return "a set can be T, but not inside another T unless that is said, as in type=dict[str, set[int]]"
+        return "a set can be T, but inside another T only with an explicit type, such as type=dict[str, set[int]]"
     if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
         return "use its tolist() or tobytes()"
     if isinstance(value, (list, dict, str, int, float, bytes)):
         return f"it would come back as its base class: convert it first, or make the mutex with type={kind.__name__}"
-    return "convert it first, make the mutex with type=T, or tell register_type() how to write and read it"
+    return "convert it first, make the mutex with type=T, or register it with register_type()"
 
 
 def explain(value: Any, error: Exception) -> Exception:

@@ -211,4 +211,4 @@ def codec_of_tag(tag: TypeTag, type: Any = UNSET, name: str | None = None) -> Co
         return _converted(conversion)
     if code == _T_TYPED:
         return Codec(_T_ANY, hashed, label, None, pack=pack, unpack=unpack_frozen, mutable=True, frozen=True)
-    raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not know", name=name)
+    raise DowncastError(f"mutex {name!r} protects a T of code {code}, which this version does not support", name=name)

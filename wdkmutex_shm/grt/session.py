@@ -70,7 +70,7 @@ def init(instance: str | None, autostart: bool, timeout: float) -> None:
         present = _session
         if present is not None and present.pid == os.getpid() and has_segments(present.instance):
             raise GrtAlreadyExists(
-                f"this process is attached to the Grt of instance {present.instance!r} already; leave it first with "
+                f"this process is already attached to the Grt of instance {present.instance!r}; leave it first with "
                 "Grt.detach(), or end it with Grt.destroy()",
                 name=present.instance,
                 instance=present.instance,

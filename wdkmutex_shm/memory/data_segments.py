@@ -182,11 +182,9 @@ def adopt(prefix: str, ident: int, length: int) -> None:
         header = header_of(name, fd)
         size = os.fstat(fd).st_size
         if header.id != ident or not 0 <= length <= header.capacity or size < DATA_HEADER_BYTES + header.capacity:
-            raise ProtocolError(
-                f"data segment {name} cannot hold the {length} bytes that it is said to hold", name=name
-            )
+            raise ProtocolError(f"data segment {name} is smaller than the {length} bytes of its value", name=name)
         if header.magic != _STAGED:
-            raise ProtocolError(f"data segment {name} belongs to a mutex already", name=name)
+            raise ProtocolError(f"data segment {name} already belongs to a mutex", name=name)
         os.pwrite(fd, _MAGIC.to_bytes(8, sys.byteorder), 0)
     except LayoutMismatch as error:
         raise ProtocolError(str(error), name=name) from None

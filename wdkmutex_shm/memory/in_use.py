@@ -38,8 +38,8 @@ def share(fd: int, name: str) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise SegmentRefused(
-                    f"shared memory segment {name} has been kept locked by another process for {_PATIENCE:g} s; "
-                    f"see who: fuser /dev/shm{name}",
+                    f"shared memory segment {name} has been locked by another process for {_PATIENCE:g} s; "
+                    f"find it with: fuser /dev/shm{name}",
                     name=name,
                 ) from None
             time.sleep(_PAUSE)

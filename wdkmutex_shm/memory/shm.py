@@ -31,7 +31,7 @@ _REMEDY = {
     "memory (ulimit -l)",
     **dict.fromkeys(
         (errno.EPERM, errno.EAGAIN, errno.ENOSYS),
-        "leave out WDKMUTEX_MLOCK, or let this process lock memory: mlock(2), ulimit -l, LimitMEMLOCK=",
+        "unset WDKMUTEX_MLOCK, or allow this process to lock memory: mlock(2), ulimit -l, LimitMEMLOCK=",
     ),
 }
 
@@ -40,8 +40,8 @@ def no_room(name: str, size: int, error: OSError) -> PagedPoolAllocFailed:
     """Return the error for a segment for which there was no room, no descriptor or no address space."""
     code = error.errno or 0
     return PagedPoolAllocFailed(
-        f"shared memory segment {name}: {size} bytes could not be had ({os.strerror(code)}); "
-        + _REMEDY.get(code, "see what `wdkmutex-daemon doctor` says of this machine"),
+        f"shared memory segment {name}: {size} bytes could not be allocated ({os.strerror(code)}); "
+        + _REMEDY.get(code, "run `wdkmutex-daemon doctor` to check this machine"),
         name=name,
         requested=size,
         errno=code,
@@ -66,7 +66,7 @@ def _open(name: str, flags: int, size: int) -> Descriptor:
         raise FileExistsError(str(error), name) from None
     except ValueError:  # what shm_open(3) calls EINVAL: a folder, say
         raise SegmentRefused(
-            f"{FOLDER}{name} is in the way and is no shared memory segment; look at it, and remove it", name=name
+            f"{FOLDER}{name} is in the way and is not a shared memory segment; check and remove it", name=name
         ) from None
     except OSError as error:
         if error.errno is None:
@@ -89,7 +89,8 @@ def _no_folder(name: str, size: int, code: int) -> PagedPoolAllocFailed:
         what = f"uid {os.geteuid()} may not write to {FOLDER} ({os.strerror(code)})"
         way_out = f"chmod 1777 {FOLDER}, or {mount}"
     return PagedPoolAllocFailed(
-        f"shared memory segment {name} cannot be had: {what}. Shared memory is kept there (shm_overview(7)); {way_out}",
+        f"shared memory segment {name} cannot be used: {what}. Shared memory is kept there (shm_overview(7)); "
+        f"{way_out}",
         name=name,
         requested=size,
         errno=code,
@@ -114,7 +115,7 @@ def _refuse_others(name: str) -> None:
         return
     if owner != os.geteuid():
         raise SegmentRefused(
-            f"shared memory segment {name} cannot be made: uid {owner} has made one of that name; have it removed (by "
+            f"shared memory segment {name} cannot be made: uid {owner} owns one of that name; have it removed (by "
             "root or its owner), or use another instance",
             name=name,
             owner_uid=owner,
@@ -162,7 +163,7 @@ def create(name: str, size: int) -> Descriptor:
             raise no_room(name, size, error) from None
         if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.ENOSYS):
             raise KernelUnsupported(
-                f"shared memory segment {name}: its memory cannot be reserved, for fallocate(2) is refused here "
+                f"shared memory segment {name}: its memory cannot be reserved, because fallocate(2) is refused "
                 f"({error.strerror}); allow it in the seccomp filter of the container or service",
                 name=name,
                 system_call="fallocate",
@@ -185,7 +186,7 @@ def open_segment(name: str) -> Descriptor:
         owner = os.fstat(fd).st_uid
         if owner != os.geteuid() and not planted("no-owner-check"):
             raise SegmentRefused(
-                f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}: refused",
+                f"shared memory segment {name} is owned by uid {owner}, not by uid {os.geteuid()}, and is refused",
                 name=name,
                 owner_uid=owner,
             )

@@ -48,7 +48,7 @@ class NotTaken(OSError):
     def __init__(self, why: OSError) -> None:
         super().__init__(
             errno.EMFILE,
-            "no file descriptor is free to receive a large message with, and no process can be had that does it "
+            "no file descriptor is free to receive a large message, and no helper process can be started "
             f"({why.strerror}): it stays in the queue. Close files, or raise the limit (ulimit -n, LimitNOFILE=)",
         )
         self.why = why
@@ -67,7 +67,7 @@ class LostMessage(OSError):
     def __init__(self, head: bytes) -> None:
         super().__init__(
             errno.EMFILE,
-            "no file descriptor (or no memory) was free to receive a large message with: it is lost. Raise the limits "
+            "no file descriptor (or no memory) was available to receive a large message: it is lost. Raise the limits "
             "(ulimit -n and -v, LimitNOFILE=)",
         )
         self.head = head
@@ -191,7 +191,7 @@ class End(connection.Connection):
                 if error.errno != errno.ETOOMANYREFS:
                     raise
                 if flags & socket.MSG_DONTWAIT:
-                    raise BlockingIOError(errno.EAGAIN, "too many large messages are under way") from None
+                    raise BlockingIOError(errno.EAGAIN, "too many large messages are in transit") from None
             time.sleep(0.001)
 
     def _recv_bytes(self, maxlength: int | None = None) -> io.BytesIO | None:

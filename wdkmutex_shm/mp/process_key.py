@@ -44,8 +44,7 @@ def lost(parent: int, holder: int) -> NotOwned:
     pid = pid_of(parent)
     now = f"process {pid_of(holder)} holds it now" if holder else "it is free now"
     return NotOwned(
-        f"cannot release this lock: process {pid} held it and forked this one, which inherited no hold; as {pid} "
-        f"ended, the lock was given to the next, and {now}. Acquire a lock in the process that is to hold it, "
-        "and not before the fork",
+        f"cannot release this lock: process {pid} held it and forked this one, which did not inherit the lock; when "
+        f"{pid} ended, the lock passed on, and {now}. Acquire a lock in the process that uses it, after the fork",
         owner_pid=pid_of(holder) or None,
     )

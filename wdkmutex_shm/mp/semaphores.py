@@ -119,7 +119,7 @@ class Semaphore(Shared, synchronize.Semaphore):
     def _begin(self, value: int, most: int) -> None:
         value = index(value)
         if not 0 <= value <= SEM_VALUE_MAX:
-            raise ValueError(f"a semaphore begins with 0 to {SEM_VALUE_MAX}, not {value}")
+            raise ValueError(f"the initial value of a semaphore is 0 to {SEM_VALUE_MAX}, not {value}")
         self._attach(_cell([value, 0, 1]).mutex, CriticalSection(), most)
 
     def _attach(self, mutex: KMutex[bytes], line: CriticalSection, most: int) -> None:

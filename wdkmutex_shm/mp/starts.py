@@ -93,9 +93,9 @@ class Starts:
         """Return what all tasks fail with. ``troubles`` are the tracebacks of initializers, by process."""
         pid, exitcode, code_lost = self._last
         text = troubles.get(pid) or next(reversed(troubles.values()), None)
-        why = "what it wrote to standard error says why" if text is None else f"its initializer raised:\n{text}"
+        why = "its standard error gives the reason" if text is None else f"its initializer raised:\n{text}"
         return PoolBroken(
-            "the workers of this pool died as they started, one after the other, before they took a task; no more are "
+            "the workers of this pool died one after the other as they started, before they took a task; no more are "
             f"started, and no task is done. The last one, process {pid}, {how_ended(exitcode, code_lost)}; {why}",
             pid=pid,
             exitcode=exitcode,

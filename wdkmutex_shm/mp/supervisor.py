@@ -131,7 +131,7 @@ class _Death:
     def error(self) -> WorkerDied:
         how = how_ended(self.exitcode, self.code_lost)
         return WorkerDied(
-            f"worker process {self.pid} {how} while it worked on this task; the pool goes on. The task may have had "
+            f"worker process {self.pid} {how} while it worked on this task; the pool continues. The task may have had "
             "effects: submit it again only if it may run twice",
             pid=self.pid,
             exitcode=self.exitcode,

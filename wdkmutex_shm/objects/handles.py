@@ -187,7 +187,7 @@ def consume(mutex: Any, box_codec: Codec | None) -> Any:
         raise MutexBusy(
             f"mutex {name!r} cannot be consumed: its lock is held"
             + (f" by process {info.owner_pid}" if info and info.owner_pid else "")
-            + "; T stands",
+            + "; T is unchanged",
             name=name,
             owner_pid=info.owner_pid if info else None,
             owner_tid=info.owner_tid if info else None,

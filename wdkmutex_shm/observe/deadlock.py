@@ -133,10 +133,10 @@ def refuse(ticket: int) -> None:
         for link in chain[1:]
     )
     if any(len(links) > 1 for links in found.values()):
-        others += "; of the mutexes that one of them takes any of, all are held by such threads"
+        others += "; where one of them waits for any of several mutexes, all of these are held by such threads"
     raise DeadlockError(
         f"waiting for mutex {names[0]!r} would never end: this thread holds {names[-1]!r}; {others}. Lock them in one "
-        "order everywhere, or let go of what is held before waiting",
+        "order everywhere, or release the held locks before waiting",
         name=way[0][1].name,
         owner_pid=way[0][1].pid,
         owner_tid=way[0][1].tid,
@@ -155,7 +155,7 @@ def _leave_word(way: list[tuple[Record, Hold]], chain: tuple[DeadlockLink, ...])
     links = "; ".join(
         f"process {link.pid}, thread {link.tid} holds {link.holds!r} and waits for {link.waits_for!r}" for link in chain
     )
-    _wait_board.tell(f"{','.join(instances)}|{len(chain)} threads, of which the first was told: {links}".encode())
+    _wait_board.tell(f"{','.join(instances)}|{len(chain)} threads, of which the first got the error: {links}".encode())
 
 
 def told(seen: int) -> tuple[int, list[tuple[list[str], str]]]:

@@ -28,7 +28,7 @@ def holder_of(pid: int, tid: int, held_for: float | None, *, abandoned: bool) ->
 def describe(pid: int, tid: int, held_for: float | None) -> str:
     """Return half a sentence on who holds a lock, for error messages."""
     if not pid:
-        return "it was just being acquired or released"
+        return "it was being acquired or released"
     who = "this process" if pid == os.getpid() else f"process {pid} ({identity.command_of(pid)[:120]})"
     since = "" if held_for is None else f", for at least {held_for:.3f} s"
     return f"{who}, thread {tid} ({thread_name(pid, tid)}), holds it{since}"

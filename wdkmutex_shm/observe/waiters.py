@@ -114,7 +114,7 @@ def raise_timeout(
     ``starving`` is how many seem to wait for it: the slot's own count, in which the dead remain.
     """
     others = count(nonce, slot, generation) if timeout or starving else 0  # who only polls is not kept for nothing
-    waiting = {0: "", 1: "; 1 other waits for it"}.get(others, f"; {others} others wait for it")
+    waiting = {0: "", 1: "; 1 other is waiting for it"}.get(others, f"; {others} others are waiting for it")
     raise LockTimeout(
         f"mutex {name!r} was not free within {timeout} s: {holder.describe(pid, tid, held_for)}{waiting}",
         name=name,

@@ -248,7 +248,7 @@ class Pool:
         """Raise MutexDestroyed if another pool has taken the place of this one, whose files were removed."""
         if self.segments and self.segments[0].destroyed:
             raise MutexDestroyed(
-                f"the files of the pool {self.prefix} were removed, and its mutexes with them; try again in a moment",
+                f"the files of the pool {self.prefix} were removed, together with its mutexes; try again in a moment",
                 name=self.prefix,
             )
 

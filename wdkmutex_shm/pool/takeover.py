@@ -113,7 +113,7 @@ def _alone_with(name: str, deadline: float) -> Descriptor | None:
 
 def _in_use(name: str) -> OtherPidNamespace:
     return OtherPidNamespace(
-        f"shared memory segment {name} is in use by a process of another container; end that first",
+        f"shared memory segment {name} is in use by a process of another container; end that process first",
         name=name,
         field="pid namespace",
         expected=identity.pid_namespace(),

@@ -32,7 +32,7 @@ def check_names(verb: str, names: list[Any]) -> list[bytes]:
     if not 1 <= len(names) <= BATCH:
         raise ProtocolError(f"{verb}: {len(names)} names; 1 to {BATCH} are allowed")
     if set(map(type, names)) != {str} or len(set(names)) != len(names):
-        raise ProtocolError(f"{verb}: a name that is no string, or one that is there twice")
+        raise ProtocolError(f"{verb}: a name that is not a string, or is given twice")
     return encode_names(names)
 
 
@@ -78,7 +78,7 @@ class Places(NamedTuple):
         """
         segments, raw = body.get("segments"), body.get("places")
         if type(segments) is not list or type(raw) is not bytes or len(raw) != 16 * count:
-            raise ProtocolError("a reply about many names without a place for each")
+            raise ProtocolError("a reply for many names without a place for each")
         for segment in segments:
             if type(segment) is not list or [type(part) for part in segment] != [int, str, int]:
                 raise ProtocolError("a segment is a number, a name and a nonce")

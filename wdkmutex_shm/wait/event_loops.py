@@ -152,5 +152,5 @@ def waiter(timeout: float | None) -> Waiter:
         return AsyncioWaiter(loop, timeout)
     trio = sys.modules.get("trio")
     if trio is None:
-        raise RuntimeError("lock_async() is for tasks of asyncio or Trio, and none runs in this thread")
+        raise RuntimeError("lock_async() needs a task of asyncio or Trio, and none runs in this thread")
     return TrioWaiter(trio, timeout)

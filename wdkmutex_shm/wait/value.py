@@ -78,7 +78,7 @@ class Deadline:
 def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
     if mutex._is_mine():
         raise AlreadyOwned(
-            f"{operation}: the caller holds mutex {mutex.name!r}, and while it does nobody else can change T; use "
+            f"{operation}: the caller holds mutex {mutex.name!r}, so no other thread can change T; use "
             "guard.wait_for(), or look at guard.value",
             name=mutex.name,
         )
@@ -87,7 +87,8 @@ def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
 def no_value(mutex: Mutex[Any], timeout: float | None, operation: str) -> LockTimeout:
     """Return the error for a value that did not come in time."""
     return LockTimeout(
-        f"{operation}: within {timeout} s no value of mutex {mutex.name!r} was committed that the predicate holds for",
+        f"{operation}: within {timeout} s no value of mutex {mutex.name!r} was committed for which the predicate is "
+        "true",
         name=mutex.name,
         timeout=timeout,
     )
@@ -134,7 +135,8 @@ def _locked(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadlin
             guard = mutex.lock(deadline.left())
         except LockTimeout as error:
             raise LockTimeout(
-                f"{operation}: the value was there, but within {deadline.timeout} s not the lock ({error})",
+                f"{operation}: the value was committed, but the lock was not acquired within {deadline.timeout} s "
+                f"({error})",
                 **{**error.facts, "timeout": deadline.timeout},
             ) from None
         try:

@@ -231,7 +231,7 @@ class LockWhen(Generic[T]):
         deadline = None if seconds is None else waiter.now() + seconds
         if holds(mutex, task):
             raise AlreadyOwned(
-                f"lock_when_async: this task holds mutex {mutex.name!r}, and while it does nobody else can change T; "
+                f"lock_when_async: this task holds mutex {mutex.name!r}, so no other thread can change T; "
                 "look at guard.value",
                 name=mutex.name,
             )
@@ -266,7 +266,8 @@ class LockWhen(Generic[T]):
             return await contend(self, self._mutex, task, timeout)
         except LockTimeout as error:
             raise LockTimeout(
-                f"lock_when_async: the value was there, but within {self._timeout} s not the lock ({error})",
+                f"lock_when_async: the value was committed, but the lock was not acquired within {self._timeout} s "
+                f"({error})",
                 **{**error.facts, "timeout": self._timeout},
             ) from None
 

@@ -109,7 +109,7 @@ def _print_story(console: Console, result: Result) -> None:
     counts, expected = result.counts, result.expected
     console.print(
         f"{result.workers} workers at a time, {result.kills} killed, {result.abandoned} acquisitions of a mutex whose "
-        f"owner had died with it (seed {result.seed})",
+        f"owner had died while holding it (seed {result.seed})",
         soft_wrap=True,
         highlight=False,
     )

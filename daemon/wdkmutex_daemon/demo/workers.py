@@ -128,7 +128,7 @@ class Crew:
             if self._by_themselves > 3 * self._size:
                 raise CrewError(
                     f"{self._by_themselves} workers ended by themselves (the last with status {status}) without "
-                    "getting anything done; what they wrote above says why"
+                    "completing anything; see their output above"
                 )
 
     def progress(self) -> None:

@@ -79,7 +79,7 @@ def examine() -> list[Finding]:
             findings.append(Finding(name, FAIL, text, remedy))
         except Exception as error:
             findings.append(
-                Finding(name, FAIL, f"could not be looked at: {type(error).__name__}: {error}", "report this")
+                Finding(name, FAIL, f"could not be checked: {type(error).__name__}: {error}", "report this")
             )
     return findings
 
@@ -93,9 +93,9 @@ def _shm() -> Found:
     size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     text = f"{mib(free)} free of {mib(size)}"
     if free < NO_ROOM or (status.f_files and not status.f_ffree):
-        yield FAIL, text + (", no inode free" if free >= NO_ROOM else ""), f"remove what is not needed in it, or {grow}"
+        yield FAIL, text + (", no inode free" if free >= NO_ROOM else ""), f"remove unneeded files from it, or {grow}"
     elif size <= SMALL_SHM or free < SMALL_SHM // 4:
-        yield WARN, text + ": little room", grow
+        yield WARN, text + ": almost full", grow
     else:
         yield OK, text, ""
 
@@ -112,7 +112,7 @@ def _limits() -> Found:
     if os.environ.get("WDKMUTEX_MLOCK") == "1" and soft != unlimited and soft < LITTLE_MEMLOCK and os.geteuid() != 0:
         yield (
             FAIL,
-            f"{text}, and WDKMUTEX_MLOCK=1 wants segments locked",
+            f"{text}, but WDKMUTEX_MLOCK=1 requires locked segments",
             "ulimit -l unlimited, or LimitMEMLOCK= in the service",
         )
     else:
@@ -130,8 +130,9 @@ def _runtime_folder() -> Found:
     if base and not folder.startswith(base):
         yield (
             WARN,
-            f"XDG_RUNTIME_DIR={base} is not a directory of ours; {folder} is used",
-            "make it one, or unset it; processes of one instance find each other all the same",
+            f"XDG_RUNTIME_DIR={base} is not a directory of this user; {folder} is used",
+            "create it with this user as its owner, or unset the variable; processes of one instance find each other "
+            "anyway",
         )
     room = runtime_dir.SOCKET_PATH_MAX - len(os.fsencode(folder)) - len("/.sock")
     if room < 1:
@@ -145,7 +146,7 @@ def _runtime_folder() -> Found:
     elif os.path.isdir(folder):
         yield OK, f"{folder}, mode {os.stat(folder).st_mode & 0o7777:04o}", ""
     else:
-        yield OK, f"{folder} will be made by the first daemon", ""
+        yield OK, f"{folder} will be created by the first daemon", ""
 
 
 def _sockets() -> list[str]:
@@ -178,7 +179,7 @@ def _daemons() -> Found:
             yield (
                 WARN,
                 f"{path} is stale: its daemon died",
-                f"wdkmutex-daemon start --instance {instance} (takes its place), or rm {path}",
+                f"wdkmutex-daemon start --instance {instance} (replaces it), or rm {path}",
             )
             continue
         restart = f"wdkmutex-daemon restart --instance {instance}"
@@ -186,7 +187,7 @@ def _daemons() -> Found:
             with connect(instance, timeout=2.0) as client:
                 facts = client.daemon
         except ProtocolError as error:
-            yield FAIL, f"the daemon of instance {instance} is of another version: {error}", restart
+            yield FAIL, f"the daemon of instance {instance} has another version: {error}", restart
         except (GrtIsNull, DaemonUnavailable):
             yield FAIL, f"the daemon of instance {instance} listens at {path} and does not answer", restart
         except WdkMutexError as error:
@@ -206,7 +207,7 @@ def _namespace() -> Found:
     where = "the machine's own" if inode == _INITIAL_PID_NAMESPACE else "a container's"
     yield (
         OK,
-        f"{inode}, {where}; mutexes are shared with processes in the same one only (docs/how-to/containers.md)",
+        f"{inode}, {where}; mutexes are shared only within the same pid namespace (docs/how-to/containers.md)",
         "",
     )
 
@@ -222,6 +223,6 @@ def _library() -> Found:
             guard.value += 1
         works = mutex.to_owned() == 1
     except WdkMutexError as error:
-        yield FAIL, f"{text}; no mutex can be made: {error}", "see the findings above"
+        yield FAIL, f"{text}; no mutex can be created: {error}", "see the findings above"
         return
-    yield (OK if works else FAIL), f"{text}; a mutex was made, locked and freed", "" if works else "report this"
+    yield (OK if works else FAIL), f"{text}; a mutex was created, locked and freed", "" if works else "report this"

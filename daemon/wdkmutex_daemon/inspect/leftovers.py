@@ -69,7 +69,7 @@ def segments() -> Found:
             yield from _missing(prefix, _pools(prefix, names))
             yield from _instance_pool(prefix, names)
     yield from _removed()
-    yield OK, f"{sum(map(len, groups.values()))} of ours, {mib(size)}", ""
+    yield OK, f"{sum(map(len, groups.values()))} of this user, {mib(size)}", ""
 
 
 def _removed() -> Found:
@@ -81,8 +81,8 @@ def _removed() -> Found:
         instance = segment.prefix[len(user_prefix()) :]
         yield (
             WARN,
-            f"process {found.pid} has a segment of instance {instance} that was removed ({found.name}): nobody else "
-            "finds its mutexes",
+            f"process {found.pid} uses a removed segment of instance {instance} ({found.name}): no other process "
+            "can find its mutexes",
             f"wdkmutex-daemon start --instance {instance} (ends them: their handles raise MutexDestroyed); see "
             "docs/how-to/cron-and-systemd.md on RemoveIPC",
         )
@@ -95,8 +95,9 @@ def _missing(prefix: str, pools: list[str]) -> Found:
         instance = prefix[len(user_prefix()) :]
         yield (
             FAIL,
-            f"instance {instance}: {pool_segment(prefix, number)} was removed; names in it and behind it are lost",
-            f"wdkmutex-daemon restart --instance {instance} (goes on with those before it)",
+            f"instance {instance}: {pool_segment(prefix, number)} was removed; the names in it and in later segments "
+            "are lost",
+            f"wdkmutex-daemon restart --instance {instance} (continues with the segments before it)",
         )
 
 
@@ -123,21 +124,21 @@ def _unreadable(prefix: str, names: list[str]) -> Found:
             return
         except LayoutMismatch as error:
             if error.field in ("magic", "size"):
-                yield WARN, f"{name} was never finished: its maker died", "wdkmutex-daemon sweep"
+                yield WARN, f"{name} is incomplete: its maker died", "wdkmutex-daemon sweep"
                 continue
             layout = error.found if error.field == "layout" else LAYOUT
             if any(map(_is_used, _pools(prefix, names))):
                 remedy = "it is in use: use the version that made it, or another instance"
             elif layout < _LOCKED_SINCE:
                 remedy = (
-                    "use the version that made it, or end every process that does, which cannot be told from here, and "
+                    "use the version that made it, or end every process that uses it (unknown from here), and "
                     f"then: rm {shm.FOLDER}{prefix}.*"
                 )
             else:
-                remedy = f"use the version that made it, or remove it, for nobody uses it: rm {shm.FOLDER}{prefix}.*"
+                remedy = f"use the version that made it, or remove it (no process uses it): rm {shm.FOLDER}{prefix}.*"
             yield FAIL, f"{name}: {error.field} is {error.found!r} there and {error.expected!r} here", remedy
         except SegmentRefused as error:
-            yield FAIL, str(error), f"have uid {error.owner_uid} or root remove {shm.FOLDER}{name}"
+            yield FAIL, str(error), f"ask uid {error.owner_uid} or root to remove {shm.FOLDER}{name}"
 
 
 def _foreign_pool(prefix: str, pools: list[str], error: OtherPidNamespace) -> tuple[str, str, str]:
@@ -153,8 +154,8 @@ def _foreign_pool(prefix: str, pools: list[str], error: OtherPidNamespace) -> tu
         )
     return (
         WARN,
-        f"instance {instance} was left by a container that is gone ({where})",
-        f"wdkmutex-daemon start --instance {instance} (goes on with its mutexes); or free them: "
+        f"instance {instance} was left by a container that no longer exists ({where})",
+        f"wdkmutex-daemon start --instance {instance} (continues with its mutexes); or free them: "
         f"wdkmutex-daemon destroy --instance {instance}",
     )
 
@@ -172,7 +173,7 @@ def _locks_of_dead(prefix: str, names: list[str]) -> Found:
         with contextlib.suppress(FileNotFoundError):
             freed += free_dead(Segment.attach(name, prefix))
     if freed:
-        yield OK, f"{freed} locks of {prefix} were still held by threads that died; they are free now", ""
+        yield OK, f"{freed} locks of {prefix} were still held by dead threads; they are now free", ""
 
 
 def _private_pool(prefix: str, names: list[str], pid: int, start: int) -> Found:
@@ -187,11 +188,11 @@ def _boards(names: list[str]) -> Found:
         if owner != os.geteuid():
             yield (
                 WARN,
-                f"{name} is owned by uid {owner}: locks work, but nobody is told who waits, nor of a deadlock",
-                f"have uid {owner} or root remove {shm.FOLDER}{name}",
+                f"{name} is owned by uid {owner}: locks work, but waiters and deadlocks are not shown",
+                f"ask uid {owner} or root to remove {shm.FOLDER}{name}",
             )
         elif not _is_used(name):
-            yield WARN, f"{name} is used by nobody", "wdkmutex-daemon sweep"
+            yield WARN, f"{name} is not used by any process", "wdkmutex-daemon sweep"
 
 
 def _is_used(name: str) -> bool:
@@ -215,7 +216,7 @@ def _instance_pool(prefix: str, names: list[str]) -> Found:
         if orphans:
             yield (
                 WARN,
-                f"{len(orphans)} data segments of instance {instance} are left of dead processes",
+                f"{len(orphans)} data segments of instance {instance} were left by dead processes",
                 f"{start}, then stop",
             )
         return
@@ -238,7 +239,8 @@ def _instance_pool(prefix: str, names: list[str]) -> Found:
         return
     yield (
         WARN,
-        f"instance {instance} has {len(names)} segments and no daemon: its mutexes work, their names are not found",
+        f"instance {instance} has {len(names)} segments and no daemon: its mutexes work, but their names cannot be "
+        "found",
         f"{start}; or free them: wdkmutex-daemon destroy --instance {instance}",
     )
 

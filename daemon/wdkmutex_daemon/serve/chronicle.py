@@ -55,8 +55,13 @@ class Chronicle:
     def _tell_death(self, info: SlotInfo) -> None:
         dead = info.owner_pid if info.state == "abandoned" else info.abandoned_pid
         who = f"process {dead}" if dead else "a process"
-        then = "the next owner will be told" if info.state == "abandoned" else "the next owner was told"
-        log.warning("abandoned: %s died while it held %r; T is as committed, and %s", who, info.name, then)
+        then = "will see" if info.state == "abandoned" else "has seen"
+        log.warning(
+            "abandoned: %s died while holding %r; T is as last committed, and the next owner %s `abandoned`",
+            who,
+            info.name,
+            then,
+        )
 
     def look_at_deadlocks(self) -> None:
         """Log the deadlocks among mutexes of the instance that were broken since the last look."""

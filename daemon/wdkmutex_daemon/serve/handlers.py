@@ -141,7 +141,7 @@ def info(service: Service, connection: Connection, params: _Fields) -> _Fields:
     found = service.registry.pool.info(ref)
     if found is None:
         raise KeyNotFound(
-            f"the mutex {params['name']!r} was destroyed while it was looked at",
+            f"the mutex {params['name']!r} was destroyed during the query",
             name=params["name"],
             instance=service.instance,
         )

@@ -73,7 +73,7 @@ class Housekeeping:
         except StopIteration:
             steps, pause = self._round(), _EVERY
         except Exception:
-            log.exception("housekeeping failed; it is tried again")
+            log.exception("housekeeping failed; it will be retried")
             steps, pause = self._round(), _EVERY
         self._timer = self._next(steps, max(pause, (time.monotonic() - begun) / _SHARE))
 
@@ -82,9 +82,9 @@ class Housekeeping:
         try:
             ended = removed.end_lost(self._pool)
             log.critical(
-                "%s was removed: this daemon ends, and the next one goes on from the segments that are there%s",
+                "%s was removed: this daemon ends, and the next one continues with the remaining segments%s",
                 lost,
-                f"; {ended} mutexes are gone with what was removed (RemoveIPC= in logind.conf(5)?)" if ended else "",
+                f"; {ended} mutexes were lost with the removed files (RemoveIPC= in logind.conf(5)?)" if ended else "",
             )
         finally:
             self._service.stop(lost=True)

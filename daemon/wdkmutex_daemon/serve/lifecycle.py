@@ -227,7 +227,8 @@ class _Life:
             self._look_for_another(deadline - time.monotonic())
             if time.monotonic() >= deadline:
                 raise DaemonUnavailable(
-                    f"another process holds {self._lock.path} and does not answer; see who: fuser {self._lock.path}",
+                    f"another process holds {self._lock.path} and does not answer; find it with: fuser "
+                    f"{self._lock.path}",
                     name=self.instance,
                     path=self._lock.path,
                 )
@@ -242,7 +243,7 @@ class _Life:
         except (GrtIsNull, DaemonUnavailable):
             return
         raise ServedAlreadyError(
-            f"instance {self.instance!r} is served already, by pid {pid} at {client.path}; "
+            f"instance {self.instance!r} is already served by pid {pid} at {client.path}; "
             f"stop it first: wdkmutex-daemon stop --instance {self.instance}",
             name=self.instance,
             instance=self.instance,
@@ -277,7 +278,8 @@ class _Life:
             return
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
             raise RuntimeFolderRefused(
-                f"{self._path} is not a socket of ours (uid {found.st_uid}); look at it and remove it: rm {self._path}",
+                f"{self._path} is not a socket of this user (uid {found.st_uid}); check it and remove it: rm "
+                f"{self._path}",
                 path=self._path,
             )
         log.info("removed the socket of a dead daemon: %s", self._path)
@@ -305,7 +307,7 @@ class _Life:
         deadline = loop.time() + _LAST_REPLIES_SECONDS
         while service.connections and loop.time() < deadline:
             await asyncio.sleep(0.01)
-        log.info("instance %r is not served any more", self.instance)
+        log.info("instance %r is no longer served", self.instance)
         return not service.lost
 
     def _retire(self, gone: bool) -> None:
@@ -329,17 +331,18 @@ def _silent(instance: str, pid: int | None, server: tuple[int, str] | None) -> s
     """What to say of a daemon that has the pool and does not answer."""
     if pid is None or server is None:
         return (
-            f"another process allocates in the pool of instance {instance!r}, and it is not known which; see who has "
-            f"it open: fuser {shm.FOLDER}{instance_prefix(instance)}.p0"
+            f"another process allocates in the pool of instance {instance!r}, and it is not known which; find it with: "
+            f"fuser {shm.FOLDER}{instance_prefix(instance)}.p0"
         )
     if not os.path.exists(server[1]):
         return (
-            f"a daemon of instance {instance!r}, pid {pid}, lives, but its socket {server[1]} is not there: it is of "
-            "another container or mount namespace, and both need one XDG_RUNTIME_DIR (docs/how-to/containers.md), or "
+            f"a daemon of instance {instance!r}, pid {pid}, is alive, but its socket {server[1]} does not exist: it "
+            "runs in another container or mount namespace, and both need the same XDG_RUNTIME_DIR "
+            "(docs/how-to/containers.md), or "
             f"the socket was removed. Then end it: kill -9 {pid} (this loses no mutex)"
         )
     return (
-        f"a daemon of instance {instance!r}, pid {pid}, lives but answers nowhere; end it: kill -9 {pid} "
+        f"a daemon of instance {instance!r}, pid {pid}, is alive but does not answer; end it: kill -9 {pid} "
         "(this loses no mutex)"
     )
 

@@ -107,7 +107,7 @@ class Reading:
                 del self._lists[next(iter(self._lists))]
         snapshot = self._lists.get(number)
         if snapshot is None or snapshot.names is None or start < 0:
-            raise ProtocolError("this list of names is not kept any more; begin again")
+            raise ProtocolError("this list of names is no longer kept; begin again")
         names, end = snapshot.names, start + size
         if end < len(names):
             return names[start:end], number, end

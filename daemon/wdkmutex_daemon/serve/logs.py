@@ -32,7 +32,7 @@ class _Limit(logging.Filter):
             return False
         self._left -= 1
         if self._dropped:
-            record.msg, record.args = f"({self._dropped} lines left out) {record.getMessage()}", None
+            record.msg, record.args = f"({self._dropped} lines omitted) {record.getMessage()}", None
             self._dropped = 0
         return True
 

@@ -43,7 +43,7 @@ class PoolClaim:
         try:
             self._lock()  # before anything in it is touched
             if takeover.take_over(self._prefix):
-                log.warning("took the pool %s over from a pid namespace in which nobody lives", self._prefix)
+                log.warning("took over the pool %s from a pid namespace without living processes", self._prefix)
             self._end_removed()
             try:
                 pool = Pool.open(self._prefix)
@@ -68,7 +68,7 @@ class PoolClaim:
             log.warning("ended %d mutexes of a pool whose files were removed: %s", ended, self._prefix)
         for found in missed:
             log.warning(
-                "process %d has the removed segment %s mapped, and has closed its descriptor: if it was removed by "
+                "process %d has the removed segment %s mapped but has closed its descriptor: if it was removed by "
                 "hand or by a cleaner, and not by a destroy, that process is not told; end it",
                 found.pid,
                 found.name,
@@ -96,6 +96,7 @@ class PoolClaim:
         server = Pool.server_of(self._prefix)
         who = f", pid {server[0]} at {server[1]}" if server is not None else ""
         return ServedAlreadyError(
-            f"another process writes the pool {self._prefix}{who}; stop that daemon first, or use another instance",
+            f"another process allocates in the pool {self._prefix}{who}; stop that daemon first, or use another "
+            "instance",
             name=self._prefix,
         )

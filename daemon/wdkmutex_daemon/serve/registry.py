@@ -96,7 +96,7 @@ class Registry:
         text = name.decode("utf-8", "replace")
         if not self._places:
             raise GrtIsEmpty(
-                f"the Grt of instance {self.instance!r} holds no mutex at all, so none named {text!r}; register it",
+                f"the Grt of instance {self.instance!r} has no mutex at all, so none named {text!r}; register it",
                 name=text,
                 instance=self.instance,
             )
@@ -162,8 +162,8 @@ class Registry:
             if mode == "checked":
                 text = name.decode("utf-8", "replace")
                 raise KeyExists(
-                    f"a mutex of instance {self.instance!r} has the name {text!r} already; get it with Grt.get_*, or "
-                    "replace it with the registration that is not checked",
+                    f"a mutex of instance {self.instance!r} already has the name {text!r}; get it with Grt.get_*, or "
+                    "replace it with an unchecked registration",
                     name=text,
                     instance=self.instance,
                 )
@@ -195,7 +195,7 @@ class Registry:
             first = next(iter(olds)).decode()
             raise KeyExists(
                 f"{len(olds)} of {len(names)} names are taken in instance {self.instance!r} already, such as "
-                f"{first!r}; get them with Grt.get_many, or replace them with the registration that is not checked",
+                f"{first!r}; get them with Grt.get_many, or replace them with an unchecked registration",
                 name=first,
                 instance=self.instance,
             )
@@ -233,7 +233,7 @@ class Registry:
         if any(getattr(ref, field) != value for field, value in meant.items()):
             text = name.decode("utf-8", "replace")
             raise KeyNotFound(
-                f"the name {text!r} of instance {self.instance!r} means another mutex by now",
+                f"the name {text!r} of instance {self.instance!r} now belongs to another mutex",
                 name=text,
                 instance=self.instance,
             )

@@ -53,5 +53,7 @@ def listening_socket() -> socket.socket | None:
     listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listening:
         sock.close()
-        raise DaemonError("systemd passed what is not a listening Unix stream socket; see ListenStream= of the unit")
+        raise DaemonError(
+            "systemd passed a descriptor that is not a listening Unix stream socket; see ListenStream= of the unit"
+        )
     return sock

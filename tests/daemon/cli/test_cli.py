@@ -161,7 +161,7 @@ def test_run_serves_until_told_to_end(cli: Command, number: int) -> None:
     with cli.running("run") as process:
         wait_until(lambda: cli.json("status")["running"] if segments(cli.instance) else False)
         assert cli.json("status")["pid"] == process.pid
-        assert "served already" in cli.error("run", code=1)
+        assert "already served" in cli.error("run", code=1)
         process.send_signal(number)
         process.communicate(timeout=DEADLINE)
     assert process.returncode == 0

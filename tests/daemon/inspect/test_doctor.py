@@ -143,7 +143,7 @@ def test_boards_that_nobody_uses_or_may_use() -> None:
         "os.seteuid(54321)\n"
         "try:\n"
         "    ((level, remedy),) = texts()\n"
-        "    assert level == 'warn' and 'have uid 0' in remedy, remedy\n"
+        "    assert level == 'warn' and 'ask uid 0' in remedy, remedy\n"
         "    assert _wait_board.enter(m, _wait_board.WAIT_TASK, 0) == 0\n"
         "finally:\n"
         "    os.seteuid(0)\n"

@@ -99,7 +99,7 @@ def test_a_segment_that_goes_while_it_looks(instance: str, monkeypatch: pytest.M
         _vanishing(patch, name)
         found = _of(leftovers.segments)
     assert [level for level, text, _ in found if level == FAIL] == []
-    assert [text for level, text, _ in found if "never finished" in text and prefix in text] == []
+    assert [text for level, text, _ in found if "is incomplete" in text and prefix in text] == []
     assert leftovers._maker_is_dead(name) is False
     assert leftovers._is_used(name) is False
     assert shm.listing(prefix) == []
@@ -144,7 +144,7 @@ def test_a_segment_of_another_user(instance: str) -> None:
     ((level, text, remedy),) = [found for found in _of(leftovers.segments) if name in found[1]]
     assert level == FAIL
     assert f"uid {NOBODY}" in text
-    assert remedy == f"have uid {NOBODY} or root remove {shm.FOLDER}{name}"
+    assert remedy == f"ask uid {NOBODY} or root to remove {shm.FOLDER}{name}"
     os.unlink(shm.FOLDER + name)
 
 
@@ -170,7 +170,7 @@ def test_a_daemon_of_another_protocol(instance: str) -> None:
     from wdkmutex_shm.errors import DaemonError, ProtocolError
     from wdkmutex_shm.protocol.messages import encode_error
 
-    for error, words in ((ProtocolError("speaks 9"), "of another version"), (DaemonError("broken"), "broken")):
+    for error, words in ((ProtocolError("speaks 9"), "has another version"), (DaemonError("broken"), "broken")):
         said = encode_error(error)
         with Pretender(instance, lambda verb, params, said=said: said) as daemon:  # type: ignore[misc]
             daemon.epoch = 0

@@ -43,7 +43,7 @@ def killed_holder(name: str) -> int:
 def test_abandoned_locks(grt: str) -> None:
     a, b = (Grt.register_fast_mutex(name, 0) for name in "ab")
     first = killed_holder("a")
-    logged(grt, rf"abandoned: process {first} died while it held 'a'; .* the next owner will be told")
+    logged(grt, rf"abandoned: process {first} died while holding 'a'; .* the next owner will see `abandoned`")
     with a.lock() as guard:
         assert guard.abandoned
     second = killed_holder("b")

@@ -140,7 +140,7 @@ def test_a_mutex_that_ends_while_it_is_looked_at(pool: Pool, instance: str) -> N
     rows = handlers.list_(service, connection, {})["mutexes"]
     assert [row["name"] for row in rows] == ["stays"]
     _register(registry, b"n")
-    with pytest.raises(KeyNotFound, match="while it was looked at") as caught:
+    with pytest.raises(KeyNotFound, match="during the query") as caught:
         handlers.info(service, connection, {"name": "n"})
     assert caught.value.name == "n"
     assert caught.value.instance == instance

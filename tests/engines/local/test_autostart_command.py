@@ -13,9 +13,9 @@ from wdkmutex_shm.errors import DaemonUnavailable
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo hello >&2; echo goodbye >&2; exit 1", "ended as it started.*goodbye"),
-        ("exit 1", "ended as it started.*none"),
-        ("for word; do fd=$word; done; printf 'nonsense' >&$fd", "ended as it started"),
+        ("echo hello >&2; echo goodbye >&2; exit 1", "ended during startup.*goodbye"),
+        ("exit 1", "ended during startup.*none"),
+        ("for word; do fd=$word; done; printf 'nonsense' >&$fd", "ended during startup"),
     ],
     ids=["words", "silent", "nonsense"],
 )
@@ -35,7 +35,7 @@ def test_a_daemon_that_hangs_before_it_serves(instance: str, monkeypatch: pytest
     command.write_text("#!/bin/bash\necho hanging >&2\nexec sleep 60\n", encoding="ascii")
     command.chmod(0o755)
     monkeypatch.setenv("WDKMUTEX_DAEMON", str(command))
-    with pytest.raises(DaemonUnavailable, match="did not get ready in time.*hanging"):
+    with pytest.raises(DaemonUnavailable, match="was not ready in time.*hanging"):
         Grt.init(instance, timeout=1.5)
 
 

@@ -116,7 +116,7 @@ def test_a_starter_that_hangs_is_named(instance: str) -> None:
     [
         ("/does/not/exist", "cannot be started"),
         ("sh -c 'echo no such luck >&2; exit 3'", "no such luck"),
-        ("sh -c 'exit 0'", "ended as it started"),
+        ("sh -c 'exit 0'", "ended during startup"),
     ],
 )
 def test_a_daemon_that_cannot_be_started(

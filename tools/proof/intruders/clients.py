@@ -148,7 +148,7 @@ class Client:
         self.counts["operations"] += 1
 
     def mend(self, spec: Spec, gone: bool) -> None:
-        """What the messages say: register it anew, or set it with replace()."""
+        """What the messages say: register it again, or set it with replace()."""
         try:
             if gone or spec.kind == "section" or self.random.random() < 0.5:
                 self.handles.pop(spec.name, None)

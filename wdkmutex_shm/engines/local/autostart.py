@@ -136,7 +136,7 @@ def _cannot_start(instance: str, error: OSError) -> DaemonUnavailable:
     """The error of a process that lacks what it takes to start a daemon: descriptors, room for a file."""
     where = f"{error.filename}: " if error.filename else ""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    small = f"; files may have {limit} bytes here: raise that (ulimit -f, LimitFSIZE=)" if 0 <= limit < 1 << 20 else ""
+    small = f"; the file size limit is {limit} bytes: raise it (ulimit -f, LimitFSIZE=)" if 0 <= limit < 1 << 20 else ""
     return DaemonUnavailable(
         f"the daemon of instance {instance!r} cannot be started: {where}{error.strerror}{small}",
         name=instance,
@@ -215,9 +215,9 @@ def _spawn(instance: str, deadline: float) -> None:
             failure = decode_reply(frame)[1]
     except ProtocolError:
         pass
-    what = "ended as it started" if time.monotonic() < deadline else "did not get ready in time"
+    what = "ended during startup" if time.monotonic() < deadline else "was not ready in time"
     raise failure or DaemonUnavailable(
-        f"the daemon of instance {instance!r} {what}; look into {log}. Its last words: {_last_line(log)}",
+        f"the daemon of instance {instance!r} {what}; see the log {log}. Its last line: {_last_line(log)}",
         name=instance,
         instance=instance,
     )

@@ -74,8 +74,7 @@ def get(client: Client, kind: int, names: Iterable[str], wanted: Any = UNSET) ->
         places, known = _find(client, batch)
         if not known:
             raise GrtIsEmpty(
-                f"the Grt of instance {client.instance!r} holds no mutex at all, so none named {batch[0]!r}; "
-                "register it",
+                f"the Grt of instance {client.instance!r} has no mutex at all, so none named {batch[0]!r}; register it",
                 name=batch[0],
                 instance=client.instance,
             )
@@ -88,8 +87,8 @@ def get(client: Client, kind: int, names: Iterable[str], wanted: Any = UNSET) ->
             found.update(zip(batch, handles, strict=True))
     if missing:
         raise KeyNotFound(
-            f"{len(missing)} of {len(asked)} names are not of any mutex of instance {client.instance!r}: "
-            f"{_listed(missing)}; Grt.names() or wdkmutex-daemon list shows those there are",
+            f"{len(missing)} of {len(asked)} names are unknown in instance {client.instance!r}: "
+            f"{_listed(missing)}; Grt.names() or wdkmutex-daemon list shows the existing ones",
             name=missing[0],
             instance=client.instance,
         )
@@ -197,8 +196,8 @@ def _register(client: Client, kind: int, batch: _FirstValues, mode: str) -> Plac
         return Places.parse(reply.body, len(batch.names))
     if reply.doubtful and isinstance(reply.error, KeyExists):
         raise DaemonUnavailable(
-            f"the daemon of instance {client.instance!r} died while it registered names; mutexes of some of these "
-            f"exist now, and it cannot be told whether this call made them: {_listed(batch.names)}",
+            f"the daemon of instance {client.instance!r} died while registering names; mutexes of some of these "
+            f"exist now, but it is unknown whether this call made them: {_listed(batch.names)}",
             name=batch.names[0],
             instance=client.instance,
             path=client.path,
@@ -223,7 +222,7 @@ def _refuse_taken(client: Client, names: list[str]) -> None:
     if taken:
         raise KeyExists(
             f"{len(taken)} of {len(names)} names are taken in instance {client.instance!r} already: {_listed(taken)}; "
-            "get them with Grt.get_many, or replace them with the registration that is not checked",
+            "get them with Grt.get_many, or replace them with an unchecked registration",
             name=taken[0],
             instance=client.instance,
         )

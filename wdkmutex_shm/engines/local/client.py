@@ -200,7 +200,7 @@ class Client:
             except ProtocolError:
                 continue  # the list went with the connection that it was made for, or with too many newer ones
             return items
-        raise self._unavailable("its lists do not stay until they are read, or its connection breaks again and again")
+        raise self._unavailable("its lists change before they are read, or its connection breaks repeatedly")
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""
@@ -258,7 +258,7 @@ class Client:
                 asked = epoch if asked is None else asked
                 body, error = decode_reply(frame)
                 return Reply(body, error, asked != epoch)
-            return Reply(None, self._unavailable("its connection breaks again and again"), asked is not None)
+            return Reply(None, self._unavailable("its connection breaks repeatedly"), asked is not None)
         except WdkMutexError as error:
             self._drop()
             return Reply(None, error, asked is not None)
@@ -307,7 +307,7 @@ class Client:
 
     def _unavailable(self, why: str) -> DaemonUnavailable:
         return DaemonUnavailable(
-            f"the daemon of instance {self.instance!r} is not available: {why}; mutexes that are open go on working. "
+            f"the daemon of instance {self.instance!r} is not available: {why}; open mutexes keep working. "
             f"Start it with: wdkmutex-daemon start --instance {self.instance}",
             name=self.instance,
             instance=self.instance,
@@ -327,13 +327,13 @@ class Client:
                 if self._dial(path, deadline):
                     return
             if time.monotonic() >= deadline:
-                raise self._unavailable("no socket answers in time")
+                raise self._unavailable("no socket answered in time")
             if not has_segments(self.instance):
                 from ...objects.handles import forget_segments
 
                 forget_segments(instance_prefix(self.instance))
                 raise GrtIsNull(
-                    f"there is no Grt of instance {self.instance!r}: it was not started, or was destroyed; "
+                    f"there is no Grt of instance {self.instance!r}: it was not started or was destroyed; "
                     f"call Grt.init({self.instance!r}) or: wdkmutex-daemon start --instance {self.instance}",
                     name=self.instance,
                     instance=self.instance,
@@ -342,7 +342,7 @@ class Client:
                 revivals -= 1  # it may be killed again before we come to it
                 self._revive(deadline - time.monotonic())
             elif time.monotonic() >= until:
-                raise self._unavailable("no socket of it answers")
+                raise self._unavailable("none of its sockets answers")
             else:
                 time.sleep(_PAUSE)
 
@@ -370,7 +370,7 @@ class Client:
         try:
             sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is free
-            raise self._unavailable(f"no socket can be made: {error.strerror}") from None
+            raise self._unavailable(f"no socket can be created: {error.strerror}") from None
         try:
             while True:
                 left = deadline - time.monotonic()
@@ -380,7 +380,7 @@ class Client:
                     break
                 except BlockingIOError:  # its backlog is full: it lives and will come to us
                     if left <= 0:
-                        raise self._unavailable("it has no time for new connections") from None
+                        raise self._unavailable("it accepts no new connections") from None
                     time.sleep(_PAUSE)
             pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             if uid != os.geteuid():

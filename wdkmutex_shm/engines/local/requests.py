@@ -162,8 +162,8 @@ def _register_small(client: Client, request: Register) -> dict[str, Any]:
         return reply.body
     if reply.doubtful and isinstance(reply.error, KeyExists):
         raise DaemonUnavailable(
-            f"the daemon of instance {client.instance!r} died while it registered {request.name!r}; a mutex of that "
-            "name exists now, and it cannot be told whether this call made it: look at it with Grt.get_*, or "
+            f"the daemon of instance {client.instance!r} died while registering {request.name!r}; a mutex of that "
+            "name exists now, but it is unknown whether this call made it: check it with Grt.get_*, or "
             "unregister it",
             name=request.name,
             instance=client.instance,
