@@ -49,13 +49,13 @@ def test_abandoned_locks(grt: str) -> None:
     second = killed_holder("b")
     with b.lock() as guard:  # taken over before or after the daemon looks
         assert guard.abandoned
-    logged(grt, rf"abandoned: process {second} died while it held 'b'")
+    logged(grt, rf"abandoned: process {second} died while holding 'b'")
     assert log_of(grt).count("abandoned: ") == 2, "each is told of once"
 
     kill(daemon_pid(grt))
     Grt.names()  # the next daemon
     third = killed_holder("a")
-    logged(grt, rf"abandoned: process {third} died while it held 'a'")
+    logged(grt, rf"abandoned: process {third} died while holding 'a'")
     assert log_of(grt).count("abandoned: ") == 3, "what was told of before is not told of again"
 
 
