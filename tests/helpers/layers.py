@@ -45,15 +45,6 @@ MAY_IMPORT = {
 
 KNOWN: dict[tuple[str, str], str] = {
     ("proof.intruders.clients", "proof.intruders.multi"): "circle",
-    ("proof.storm.deadlocks", "proof.storm.worker"): "circle",
-    ("proof.storm.table", "proof.storm.bank"): "circle",
-    ("proof.storm.table", "proof.storm.multi"): "circle",
-    ("proof.storm.table", "proof.storm.operations"): "circle",
-    ("proof.storm.table", "proof.storm.relay"): "circle",
-    ("proof.storm.table", "proof.storm.tasks"): "circle",
-    ("proof.storm.table", "proof.storm.types"): "circle",
-    ("proof.storm.table", "proof.storm.worker"): "circle",
-    ("proof.storm.worker", "proof.storm.setup"): "circle",
     ("wdkmutex_daemon.serve.server", "wdkmutex_daemon.serve.handlers"): "circle",
     ("wdkmutex_shm.base.forks", "wdkmutex_shm.core._thread"): "upward",
     ("wdkmutex_shm.core._affinity", "wdkmutex_shm.core._guard"): "circle",

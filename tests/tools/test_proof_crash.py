@@ -117,8 +117,8 @@ def test_storm() -> None:
     counts = summary["counts"]
     assert counts["commits"] > 0 and counts["kills"] > 0 and counts["books audited"] > 0
     assert counts["transfers in the bank"] > 0 and counts["pool: tasks done"] > 0
-    assert sum(counts[f"deeds: {name}"] for name in ("lock_when", "wait_for", "guard.wait_for", "changes")) > 0
-    assert sum(counts[f"deeds: mp.{name}"] for name in ("Lock", "Value", "Semaphore", "Queue: put")) > 0
+    assert sum(counts[f"operations: {name}"] for name in ("lock_when", "wait_for", "guard.wait_for", "changes")) > 0
+    assert sum(counts[f"operations: mp.{name}"] for name in ("Lock", "Value", "Semaphore", "Queue: put")) > 0
 
 
 @pytest.mark.parametrize("plant", ["no-consistent", "no-generation"])

@@ -40,8 +40,8 @@ def test_every_state_keeps_the_promises() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(fault: str) -> None:
-    code, summary = prove("--plant", fault)
+def test_an_injected_fault_is_found(fault: str) -> None:
+    code, summary = prove("--fault", fault)
     assert code == 1
     assert not summary["ok"]
     assert summary["broken"][0]["trail"]

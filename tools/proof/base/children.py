@@ -1,4 +1,7 @@
-"""Forked children that report how they ended: what they returned or raised, or the signal that ended them."""
+"""Forked children: to an end of any kind, or with a report of how they ended.
+
+They do a function of no arguments and never come back into the code that forked them.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,32 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from wdkmutex_shm.pool import private
 
-__all__ = ["Child", "Outcome", "in_child"]
-
-
 #: How many of the frames that an error came through are told.
 _FRAMES = 6
+_LAST = 30.0
+
+
+def fork(act: Callable[[], object]) -> int:
+    """Fork a child that does something and ends: with 0, or with 1 if that raised. Returns its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def die() -> None:
+    """End this process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Outcome(NamedTuple):
@@ -49,12 +68,17 @@ class Outcome(NamedTuple):
             return f"it was ended by {signal.Signals(self.signal).name}"
         return self.error or "it returned"
 
+    def checked(self) -> Any:
+        """The value of one that must have ended well."""
+        assert self.well, self.told()
+        return self.value
+
 
 class Child:
-    """A forked child that runs a function of no arguments. Leave its ``with`` and it has ended, if need be killed.
+    """A forked child that reports. Leave its ``with`` and it has ended, if need be killed.
 
     Args:
-        work: what it runs; the result is pickled.
+        work: what it does; the result is pickled.
         new_user: uid and gid that it takes on first, when not None.
     """
 
@@ -62,9 +86,7 @@ class Child:
         self._receive, send = os.pipe()
         self._status: int | None = None
         self._raw = b""
-        self.pid = os.fork()
-        if self.pid == 0:
-            _run(work, self._receive, send, new_user)
+        self.pid = fork(lambda: _live(work, self._receive, send, new_user))
         os.close(send)
         self._fd = os.pidfd_open(self.pid)
 
@@ -100,9 +122,6 @@ class Child:
     def outcome(self, seconds: float) -> Outcome:
         """Wait so long for its end, kill it if it has not come, and tell how it ended."""
         late = not self.ended(seconds)
-        if late:
-            self.kill()
-            self.ended(30.0)
         self.close()
         status = self._status if self._status is not None else 0
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -118,7 +137,7 @@ class Child:
         if self._status is None:
             self.kill(signal.SIGCONT)
             self.kill()
-            self.ended(30.0)
+            self.ended(_LAST)
         for fd in (self._fd, self._receive):
             if fd >= 0:
                 os.close(fd)
@@ -131,12 +150,11 @@ class Child:
         self.close()
 
 
-def _run(work: Callable[[], Any], receive: int, send: int, new_user: int | None) -> None:
-    """The child's life."""
+def _live(work: Callable[[], Any], receive: int, send: int, new_user: int | None) -> None:
     told: tuple[Any, str | None] = None, "it was ended"
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         os.close(receive)
         if new_user is not None:
             os.setgroups([])
@@ -148,26 +166,49 @@ def _run(work: Callable[[], Any], receive: int, send: int, new_user: int | None)
         where = " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames)
         told = None, f"{type(error).__name__}: {error}  [{where}]"
     finally:
-        try:
-            _leave()
-            _write(send, pickle.dumps(told))
-        finally:
-            os._exit(0)
-
-
-def _leave() -> None:
-    """os._exit runs no exit handlers: remove this process's private pool here."""
-    with contextlib.suppress(Exception):
-        private.close()
-
-
-def _write(fd: int, raw: bytes) -> None:
-    view = memoryview(raw)
-    while view:
-        view = view[os.write(fd, view) :]
+        with contextlib.suppress(Exception):
+            private.close()  # os._exit runs no exit handlers
+        with open(send, "wb") as file:
+            file.write(pickle.dumps(told))
 
 
 def in_child(work: Callable[[], Any], seconds: float = 60.0, *, new_user: int | None = None) -> Outcome:
     """Run a function in a forked child to its end and tell how it ended."""
     with Child(work, new_user=new_user) as child:
         return child.outcome(seconds)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no Ctrl-C through: where it would leave something half done that is the program's, as in any program."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def status_of(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on; nothing if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended."""
+    return status_of(pid)[:1] not in ([], ["Z"], ["X"])
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None if it is gone."""
+    found = status_of(pid)
+    return int(found[1]) if found else None
+
+
+def space_of(pid: int | str = "self") -> int:
+    """Bytes of address space that a process has."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

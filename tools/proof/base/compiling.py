@@ -1,4 +1,4 @@
-"""The few lines of C that tools need, compiled when they are needed."""
+"""The few lines of C that tools need, which lie beside this module, compiled when they are needed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ import shutil
 import subprocess
 import sysconfig
 
-__all__ = ["CannotCompileError", "compiled"]
-
 
 class CannotCompileError(Exception):
     """There is no C compiler, or it does not compile; the text says why."""
 
 
 def compiled(name: str, folder: str) -> str:
-    """Compile ``name``.c, which lies beside this module, and return the path of the shared library.
-
-    Args:
-        name: of the source.
-        folder: where the library goes.
+    """Compile ``name``.c into a shared library in ``folder``, and return its path.
 
     Raises:
         CannotCompileError: it cannot be compiled.

@@ -1,4 +1,7 @@
-"""What every tool has: a seed, a time, a progress line, counts, broken promises, and a summary at the end."""
+"""What every tool has: a command line, a seed, a time, a progress line, counts, broken promises, a summary at the end.
+
+A tool is a function of a :class:`Proof` that :func:`tool` makes a command of. It knows nothing of what is tried.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
@@ -23,35 +26,45 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wdkmutex_shm.core import _wait_board
 
-__all__ = ["Proof", "descriptors", "options", "run"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Broken promises that a summary lists; the rest are only counted.
 _LISTED = 20
 #: Seconds between two looks of the progress line.
 _REFRESH = 0.25
 _MOST = 5
 
-
-def options(*, seconds: float | None = None) -> Callable[[F], F]:
-    """The options that every tool takes; ``seconds`` is the default time, None where a time means nothing."""
-
-    def add(function: F) -> F:
-        function = click.option("--seed", type=int, default=None, help="Repeat the run of that seed.")(function)
-        function = click.option(
-            "--first", is_flag=True, expose_value=False, callback=_note_first, help="Stop at the first broken promise."
-        )(function)
-        function = click.option("--json", "json_file", type=click.Path(), help="Write the summary there too.")(function)
-        if seconds is not None:
-            function = click.option("--seconds", type=float, default=seconds, help="How long to go on.")(function)
-        return function
-
-    return add
+Expect = Callable[..., bool]
+"""``expect(holds, promise, **facts)``: reports the promise as broken unless it holds, and returns ``holds``."""
 
 
-def _note_first(ctx: click.Context, _: click.Parameter, first: bool) -> None:
-    ctx.meta["first"] = first
+def tool(
+    name: str, *options: Callable[[Any], Any], seconds: float | None = None
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function, which is given a :class:`Proof` and what its own ``options`` say.
+
+    Args:
+        name: of the tool.
+        options: its own, beside the seed, the file of the summary, and the time.
+        seconds: the default time, None where a time means nothing.
+    """
+    common = [
+        click.option("--seed", type=int, default=None, help="Repeat the run of that seed."),
+        click.option("--first", is_flag=True, help="Stop at the first broken promise."),
+        click.option("--json", "json_file", type=click.Path(), help="Write the summary there too."),
+    ]
+    if seconds is not None:
+        common.append(click.option("--seconds", type=float, default=seconds, help="How long to go on."))
+
+    def make(play: Callable[..., None]) -> click.Command:
+        def run(seed: int | None, first: bool, json_file: str | None, seconds: float | None = None, **own: Any) -> None:
+            with _run(Proof(name, seed, seconds, first=first), json_file) as proof:
+                play(proof, **own)
+
+        run.__doc__ = play.__doc__
+        for option in (*reversed(options), *common):
+            run = option(run)
+        return click.command(name)(run)
+
+    return make
 
 
 class Proof:
@@ -64,16 +77,13 @@ class Proof:
         first: one broken promise is enough; else a few are looked for, which often say more.
 
     Attributes:
-        seed: what ``--seed`` repeats.
         random: the source of every choice that the tool makes.
         counts: what was done, for the summary.
         folder: a private runtime folder; ``XDG_RUNTIME_DIR`` points to it while the tool runs.
         instance: name of an instance that nobody else uses.
     """
 
-    def __init__(
-        self, tool: str, seed: int | None = None, seconds: float | None = None, *, first: bool = False
-    ) -> None:
+    def __init__(self, tool: str, seed: int | None, seconds: float | None, *, first: bool) -> None:
         self.tool = tool
         self.seed = secrets.randbelow(1 << 32) if seed is None else seed
         self.random = random.Random(self.seed)
@@ -81,7 +91,7 @@ class Proof:
         self.counts: Counter[str] = Counter()
         self.folder = tempfile.mkdtemp(prefix="wdkm-proof-")
         self.instance = f"proof-{tool}-{os.getpid()}"
-        self.begun = time.monotonic()
+        self._begun = time.monotonic()
         self._most = 1 if first else _MOST
         self._broken: list[dict[str, Any]] = []
         self._skipped: list[str] = []
@@ -96,19 +106,25 @@ class Proof:
         self._shown = 0.0
         self._task = self._progress.add_task("", total=None)
 
-    # --- time
-
     @property
     def elapsed(self) -> float:
         """Seconds since the tool began."""
-        return time.monotonic() - self.begun
+        return time.monotonic() - self._begun
 
     @property
     def over(self) -> bool:
-        """Whether the time is up."""
-        return self.seconds is not None and self.elapsed >= self.seconds
+        """Whether the time is up, or it is no use to go on."""
+        return self.enough or (self.seconds is not None and self.elapsed >= self.seconds)
 
-    # --- what is told
+    @property
+    def enough(self) -> bool:
+        """Whether so many promises were broken that it is no use to go on."""
+        return self.counts["broken"] >= self._most
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise was broken so far."""
+        return not self._broken
 
     def progress(self, text: str, done: float | None = None, total: float | None = None) -> None:
         """Say how far it is; without ``done`` the time counts."""
@@ -121,12 +137,7 @@ class Proof:
         self._progress.update(self._task, description=text, completed=done, total=total, refresh=due)
 
     def broken(self, promise: str, **facts: Any) -> None:
-        """Report a broken promise.
-
-        Args:
-            promise: which one, in a sentence.
-            facts: what helps to find out why; anything that ``repr`` shows.
-        """
+        """Report a broken promise, and whatever helps to find out why."""
         self.counts["broken"] += 1
         if len(self._broken) < _LISTED:
             self._broken.append({"promise": promise, **{key: _plain(value) for key, value in facts.items()}})
@@ -138,20 +149,15 @@ class Proof:
             self.broken(promise, **facts)
         return holds
 
+    def longest(self, what: str, found: int) -> None:
+        """Keep the greatest number as a count."""
+        self.counts[what] = max(self.counts[what], found)
+
     def skip(self, why: str) -> None:
-        """Say that a part could not be run here, and why."""
-        self._skipped.append(why)
-        self._progress.console.print(f"skipped: {why}", markup=False, highlight=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no promise was broken so far."""
-        return not self._broken
-
-    @property
-    def enough(self) -> bool:
-        """Whether so many promises were broken that it is no use to go on."""
-        return self.counts["broken"] >= self._most
+        """Say once that a part could not be run here, and why."""
+        if why not in self._skipped:
+            self._skipped.append(why)
+            self._progress.console.print(f"skipped: {why}", markup=False, highlight=False)
 
     def summary(self) -> dict[str, Any]:
         """What the tool did, as JSON can hold it."""
@@ -167,7 +173,9 @@ class Proof:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, list, type(None))) else repr(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
 
 
 def descriptors() -> int:
@@ -190,14 +198,13 @@ def footprint(*folders: str) -> set[str]:
 
 
 @contextmanager
-def run(tool: str, *, seed: int | None, seconds: float | None = None, json_file: str | None = None) -> Iterator[Proof]:
-    """Run a tool: ``with run(...) as proof:``. Prints the summary at the end and exits with 1 if a promise was broken.
+def _run(proof: Proof, json_file: str | None) -> Iterator[Proof]:
+    """Print the summary at the end and exit with 1 if a promise was broken.
 
     The tool's runtime folder is removed; what else it made it removes itself, also when Ctrl-C or SIGTERM ends it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell in the background lets its children ignore the first
         signal.signal(number, signal.default_int_handler)
-    proof = Proof(tool, seed, seconds, first=click.get_current_context().meta.get("first", False))
     saved = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = proof.folder
     try:

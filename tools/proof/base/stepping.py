@@ -14,21 +14,8 @@ from typing import Any, NamedTuple
 
 from wdkmutex_shm.memory import shm
 
+from .children import fork
 from .compiling import CannotCompileError, compiled
-
-__all__ = [
-    "ELSEWHERE",
-    "ENDED",
-    "LONGEST",
-    "CannotStepError",
-    "Point",
-    "Region",
-    "Stepper",
-    "Trace",
-    "end",
-    "mark",
-    "traced_child",
-]
 
 ARRIVED, AT_END, ENDED, ELSEWHERE = range(4)
 """What the functions of stepper.c return, where it is not a negative errno."""
@@ -37,7 +24,6 @@ LONGEST = 300
 """Seconds that a victim's operation may take, in single steps."""
 _IS_CALL, _HAS_CHANGED = 1, 2
 _TRACEME = 0
-_REFUSED = 77
 
 
 class CannotStepError(Exception):
@@ -257,15 +243,8 @@ class Stepper:
         count = ctypes.c_size_t()
         address, _ = where.buffer_info()
         raw = (ctypes.c_ubyte * room).from_buffer(flags)
-        code = self._called(
-            "wdkm_trace",
-            pid,
-            ctypes.byref(watch),
-            ctypes.c_void_p(address),
-            raw,
-            ctypes.c_size_t(room),
-            ctypes.byref(count),
-        )
+        size_t, pointer, byref = ctypes.c_size_t, ctypes.c_void_p, ctypes.byref
+        code = self._called("wdkm_trace", pid, byref(watch), pointer(address), raw, size_t(room), byref(count))
         if code == ENDED:
             raise RuntimeError("the victim ended by itself")
         return Trace(first_call, where[: count.value], bytes(flags[: count.value]), code == AT_END)
@@ -286,23 +265,18 @@ def traced_child(act: Callable[[], object], seconds: int = 0, *, marks: bool = T
         act: what it does. marks: False if it calls :func:`mark` itself, twice.
         seconds: after which it ends by itself, so that one that is stuck does not hold up its tracer; 0 for never.
     """
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            if _libc.ptrace(_TRACEME, 0, None, None) != 0:
-                os._exit(_REFUSED)
-            if seconds:
-                signal.alarm(seconds)  # the tracer waits for it without an end
-            if marks:
-                mark()
-            act()
-            if marks:
-                mark()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
+
+    def live() -> None:
+        if _libc.ptrace(_TRACEME, 0, None, None) != 0:
+            return
+        signal.alarm(seconds)  # the tracer waits for it without an end
+        if marks:
+            mark()
+        act()
+        if marks:
+            mark()
+
+    return fork(live)
 
 
 def end(pid: int) -> None:

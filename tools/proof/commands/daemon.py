@@ -20,7 +20,7 @@ from wdkmutex_shm.protocol.messages import FRAME_CAP, PROTOCOL, encode_request
 
 from ..base import kernel
 from ..base.children import Child, in_child
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 from ..base.instances import NOBODY, ROOT, daemon_of, instance, rss, segments
 from ..intruders.peer import Peer, hostile_frame
 
@@ -32,7 +32,7 @@ _IDLE = 1000
 _FLOOD = 192 << 20
 
 
-class Siege:
+class Attacks:
     """The attacks, and the connections that they leave open."""
 
     def __init__(self, proof: Proof, name: str) -> None:
@@ -41,7 +41,7 @@ class Siege:
         self.name = name
         self.open: list[Peer] = []
         self.halves = 0
-        self.attacks: list[Callable[[], None]] = [
+        self.all: list[Callable[[], None]] = [
             self.random_bytes,
             self.frames,
             self.half_a_frame,
@@ -54,17 +54,17 @@ class Siege:
             self.pile,
         ]
         if ROOT:
-            self.attacks.append(self.another_user)
+            self.all.append(self.another_user)
         else:
             proof.skip("another uid: only root can act as another user")
 
     def choose(self, names: tuple[str, ...]) -> None:
         """Only the attacks of these names; all, if there are none."""
-        chosen = [attack for attack in self.attacks if attack.__name__ in names]
+        chosen = [attack for attack in self.all if attack.__name__ in names]
         if len(chosen) < len(names):
-            known = ", ".join(attack.__name__ for attack in self.attacks)
+            known = ", ".join(attack.__name__ for attack in self.all)
             raise click.UsageError(f"the attacks that there are: {known}")
-        self.attacks = chosen or self.attacks
+        self.all = chosen or self.all
 
     def peer(self, *, hello: bool | None = None) -> Peer:
         """A connection, with or without a hello."""
@@ -143,9 +143,7 @@ class Siege:
         """A thousand connections, of which half say hello and nothing more, and half nothing at all."""
         while len(self.open) < _IDLE:
             self.keep(self.peer(hello=len(self.open) % 2 == 0))
-        self.proof.counts["connections open at once"] = max(
-            self.proof.counts["connections open at once"], len(self.open)
-        )
+        self.proof.longest("connections open at once", len(self.open))
 
     def connect_and_die(self) -> None:
         """Processes that connect, send anything, and are killed."""
@@ -236,13 +234,13 @@ def _settled(daemon: psutil.Process, descriptors: int) -> bool:
     return False
 
 
-def _attack(proof: Proof, siege: Siege, daemon: psutil.Process) -> None:
+def _attack(proof: Proof, attacks: Attacks, daemon: psutil.Process) -> None:
     """Every attack once, in any order, then any of them until the time is up."""
     base = rss(daemon.pid)
-    order = siege.random.sample(siege.attacks, len(siege.attacks))
+    order = attacks.random.sample(attacks.all, len(attacks.all))
     while proof.ok and (order or not proof.over):
-        attack = order.pop() if order else siege.random.choice(siege.attacks)
-        proof.progress(f"{attack.__name__.replace('_', ' ')}: {len(siege.open)} connections open")
+        attack = order.pop() if order else attacks.random.choice(attacks.all)
+        proof.progress(f"{attack.__name__.replace('_', ' ')}: {len(attacks.open)} connections open")
         try:
             attack()
         except (OSError, WdkMutexError, EOFError) as error:
@@ -254,35 +252,36 @@ def _attack(proof: Proof, siege: Siege, daemon: psutil.Process) -> None:
         if not proof.expect(daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE, "the daemon never exits"):
             return
         grown = rss(daemon.pid) - base
-        proof.counts["most bytes grown"] = max(proof.counts["most bytes grown"], grown)
+        proof.longest("most bytes grown", grown)
         proof.expect(grown <= MEMORY, "the daemon's memory is bounded", grown=grown, attack=attack.__name__)
 
 
-@click.command("daemon")
-@options(seconds=60)
-@click.option("--attack", multiple=True, help="Only these: flood, idle, frames, ... (as the summary names them).")
-def command(seed: int | None, json_file: str | None, seconds: float, attack: tuple[str, ...]) -> None:
+@tool(
+    "daemon",
+    click.option("--attack", multiple=True, help="Only these: flood, idle, frames, ... (as the summary names them)."),
+    seconds=60,
+)
+def command(proof: Proof, attack: tuple[str, ...]) -> None:
     """Attack a running daemon: garbage, half frames, slow and silent clients, a thousand of them, another user."""
+    assert proof.seconds is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with run("daemon", seed=seed, seconds=seconds, json_file=json_file) as proof, instance(proof.instance) as name:
+    with instance(proof.instance) as name, contextlib.ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * _IDLE)), hard))
         Grt.register_fast_mutex("good", 0)
         daemon = psutil.Process(daemon_of(name))
-        siege, descriptors = Siege(proof, name), daemon.num_fds()
-        for warm_up in (siege.frames, siege.pile):
+        attacks, descriptors = Attacks(proof, name), daemon.num_fds()
+        for warm_up in (attacks.frames, attacks.pile):
             warm_up()  # what it needs to work at all is not growth
-        siege.choose(attack)
-        with contextlib.ExitStack() as stack:
-            until = time.monotonic() + max(seconds, 1.0)
-            good = [stack.enter_context(Child(lambda: _good_client(name, until))) for _ in range(2)]
-            _attack(proof, siege, daemon)
-            for child in good:
-                outcome = child.outcome(max(0.0, until - time.monotonic()) + DEADLINE)
-                if proof.expect(outcome.well, "well-behaved clients notice nothing", told=outcome.told()):
-                    proof.counts["calls of good clients"] += outcome.value["calls"]
-                    longest = max(proof.counts["longest, ms"], int(1000 * outcome.value["longest"]))
-                    proof.counts["longest, ms"] = longest
-        for peer in siege.open:
+        attacks.choose(attack)
+        until = time.monotonic() + max(proof.seconds, 1.0)
+        good = [stack.enter_context(Child(lambda: _good_client(name, until))) for _ in range(2)]
+        _attack(proof, attacks, daemon)
+        for child in good:
+            outcome = child.outcome(max(0.0, until - time.monotonic()) + DEADLINE)
+            if proof.expect(outcome.well, "well-behaved clients notice nothing", told=outcome.told()):
+                proof.counts["calls of good clients"] += outcome.value["calls"]
+                proof.longest("longest, ms", int(1000 * outcome.value["longest"]))
+        for peer in attacks.open:
             peer.close()
         if proof.ok:
             proof.expect(_settled(daemon, descriptors), "every connection's descriptor is given back")

@@ -6,7 +6,6 @@ import contextlib
 import time
 from functools import partial
 
-import click
 import psutil
 
 from wdkmutex_shm import Grt
@@ -18,7 +17,7 @@ from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import sweep
 
 from ..base.children import Child
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 from ..base.instances import daemon_of, end_daemon, remove_instance
 from ..intruders import clients
 from ..intruders.damager import Damager
@@ -82,22 +81,21 @@ def _go_on(proof: Proof, name: str, pid: int) -> None:
         session.leave()
 
 
-@click.command("damage")
-@options(seconds=60)
-def command(seed: int | None, json_file: str | None, seconds: float) -> None:
+@tool("damage", seconds=60)
+def command(proof: Proof) -> None:
     """Change bytes of pool and data segments, outside the pthread mutexes, while clients work with them."""
-    with run("damage", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        refusals(proof)
-        number = 0
-        while not proof.over and not proof.enough:
-            number += 1
-            name = f"{proof.instance}-{number}"
-            proof.progress(f"round {number}: {proof.counts['places changed']} places changed")
-            try:
-                _round(proof, name, min(_ROUND, max(0.5, seconds - proof.elapsed)), headers=number % 2 == 0)
-            except WdkMutexError as error:
-                proof.broken("the round itself works", error=error)
-            finally:
-                remove_instance(name)
-                sweep.dead_private_pools()
-        proof.counts["rounds"] = number
+    assert proof.seconds is not None
+    refusals(proof)
+    number = 0
+    while not proof.over:
+        number += 1
+        name = f"{proof.instance}-{number}"
+        proof.progress(f"round {number}: {proof.counts['places changed']} places changed")
+        try:
+            _round(proof, name, min(_ROUND, max(0.5, proof.seconds - proof.elapsed)), headers=number % 2 == 0)
+        except WdkMutexError as error:
+            proof.broken("the round itself works", error=error)
+        finally:
+            remove_instance(name)
+            sweep.dead_private_pools()
+    proof.counts["rounds"] = number

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from multiprocessing import forkserver
-
-import click
 
 from wdkmutex_shm import FastMutex, Grt
 from wdkmutex_shm.base.names import user_prefix
 from wdkmutex_shm.memory import shm
 
 from ..base.compiling import CannotCompileError
-from ..base.harness import Proof, descriptors, options, run
-from ..forking.interrupts import CASES, Interrupter, at_random_times
+from ..base.harness import Proof, descriptors, tool
+from ..forking.interrupter import Interrupter, at_random_times
 from ..forking.matrix import cells, try_cell
-from ..forking.multi import SEVERAL
+from ..scenes.catalogue import INTERRUPTED, make
 
 _MATRIX_SHARE = 0.5
+_AT_A_TIME = 50  # interrupts of one operation at any time
 
 
-@click.command("forks")
-@options(seconds=60)
-def command(seed: int | None, seconds: float, json_file: str | None) -> None:
+@tool("forks", seconds=60)
+def command(proof: Proof) -> None:
     """Make children in every way, thread and state of a mutex; then let Ctrl-C come at every bytecode of operations."""
-    with run("forks", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        FastMutex(0).to_owned()  # so that this process has its own pool already
-        _matrix(proof)
-        Grt.init(proof.instance)
-        try:
-            _interrupts(proof)
-        finally:
-            Grt.destroy()
-        own = f"{user_prefix()}{proof.instance}."
-        left = shm.listing(own)
-        proof.expect(not left, "nothing is left of the instance", left=left)
+    FastMutex(0).to_owned()  # so that this process has its own pool already
+    _matrix(proof)
+    Grt.init(proof.instance)
+    try:
+        _interrupts(proof)
+    finally:
+        Grt.destroy()
+    left = shm.listing(f"{user_prefix()}{proof.instance}.")
+    proof.expect(not left, "nothing is left of the instance", left=left)
 
 
 def _matrix(proof: Proof) -> None:
@@ -57,13 +54,14 @@ def _interrupts(proof: Proof) -> None:
     except CannotCompileError as error:
         proof.skip(str(error))
         return
-    cases = [*CASES, *SEVERAL]
-    proof.random.shuffle(cases)
-    for case in cases:
-        for number in interrupter.at_every_bytecode(case):
-            proof.progress(f"{case.name}: bytecode {number}")
-            if proof.enough or proof.over:
-                return
-    while not (proof.enough or proof.over):
-        at_random_times(proof, proof.random.choice(cases))
+    for name in proof.random.sample(INTERRUPTED, len(INTERRUPTED)):
+        with contextlib.closing(make(proof, name)) as scene:
+            for number in interrupter.at_every_bytecode(scene):
+                proof.progress(f"{name}: bytecode {number}")
+                if proof.over:
+                    return
+    while not proof.over:
+        with contextlib.closing(make(proof, proof.random.choice(INTERRUPTED))) as scene:
+            for _ in range(_AT_A_TIME):
+                at_random_times(proof, scene)
         proof.progress("at any time")

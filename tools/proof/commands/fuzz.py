@@ -10,7 +10,7 @@ import click
 from wdkmutex_shm.core import types
 from wdkmutex_shm.protocol import messages
 
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 from ..intruders.coverage import Edges
 from ..intruders.peer import hostile_frame
 from ..intruders.targets import TARGETS, Target
@@ -105,19 +105,20 @@ def mutated(source: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(raw)
 
 
-@click.command("fuzz")
-@options(seconds=60)
-@click.option("--target", type=click.Choice(sorted(TARGETS)), multiple=True, help="Only these.")
-def command(seed: int | None, json_file: str | None, seconds: float, target: tuple[str, ...]) -> None:
+@tool(
+    "fuzz",
+    click.option("--target", type=click.Choice(sorted(TARGETS)), multiple=True, help="Only these."),
+    seconds=60,
+)
+def command(proof: Proof, target: tuple[str, ...]) -> None:
     """Fuzz the decoders of frames, requests, replies and T, guided by the ways that inputs take through them."""
-    with run("fuzz", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        fuzzers = [Fuzzer(proof, name, TARGETS[name]) for name in target or TARGETS]
-        while not proof.over and not proof.enough:
-            for fuzzer in fuzzers:
-                for _ in range(50):
-                    fuzzer.step()
-            proof.progress("  ".join(f"{one.name} {len(one.corpus)}" for one in fuzzers))
+    fuzzers = [Fuzzer(proof, name, TARGETS[name]) for name in target or TARGETS]
+    while not proof.over:
         for fuzzer in fuzzers:
-            proof.counts[f"{fuzzer.name}: ways kept"] = len(fuzzer.corpus)
-            proof.counts[f"{fuzzer.name}: pairs of lines"] = len(fuzzer.edges.found)
-            proof.counts[f"{fuzzer.name}: outcomes"] = len(fuzzer.outcomes)
+            for _ in range(50):
+                fuzzer.step()
+        proof.progress("  ".join(f"{one.name} {len(one.corpus)}" for one in fuzzers))
+    for fuzzer in fuzzers:
+        proof.counts[f"{fuzzer.name}: ways kept"] = len(fuzzer.corpus)
+        proof.counts[f"{fuzzer.name}: pairs of lines"] = len(fuzzer.edges.found)
+        proof.counts[f"{fuzzer.name}: outcomes"] = len(fuzzer.outcomes)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import click
 
@@ -15,15 +14,10 @@ from wdkmutex_shm import FastMutex
 from wdkmutex_shm.base.names import user_prefix
 from wdkmutex_shm.memory import shm
 
-from ..base.harness import Proof, descriptors, options, run
+from ..base.harness import Proof, descriptors, tool
 from ..base.stepping import ELSEWHERE, ENDED, CannotStepError, Point, Stepper, Trace, end
-from ..scenes import Scene
-from ..scenes.daemon import CHANGES, DaemonScene
-from ..scenes.mptypes import TYPES
-from ..scenes.multi import TRANSFERS, SeveralScene
-from ..scenes.mutexes import OPERATIONS, MutexScene, SectionScene
-from ..scenes.pools import CreationScene, SweepScene
-from ..scenes.waiting import WAITS, WaitingScene
+from ..scenes.catalogue import KILLED, make
+from ..scenes.scene import Scene
 
 _LONGEST = 4_000_000
 """Instructions of an operation that are looked at; none has so many."""
@@ -33,33 +27,24 @@ _ANYWHERE = 10
 """Kills in such a part beside those at changes."""
 _REACHED = ("where it was meant", "at the end", "after its own end", "at the next system call")
 
-SCENES: dict[str, Callable[[Proof, Stepper], Scene]] = {
-    **{operation.name: functools.partial(MutexScene, operation=operation) for operation in OPERATIONS},
-    SectionScene.name: SectionScene,
-    **{transfer.name: functools.partial(SeveralScene, transfer=transfer) for transfer in TRANSFERS},
-    **{wait.name: functools.partial(WaitingScene, wait=wait) for wait in WAITS},
-    **TYPES,
-    CreationScene.name: CreationScene,
-    SweepScene.name: SweepScene,
-    **{change.name: functools.partial(DaemonScene, change=change) for change in CHANGES},
-}
 
-
-@click.command("instructions")
-@options(seconds=60)
-@click.option("--operation", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only these; else all.")
-@click.option("--stride", type=click.IntRange(1), help="Kill after every so many instructions, however long it takes.")
-def command(
-    seed: int | None, seconds: float, json_file: str | None, names: tuple[str, ...], stride: int | None
-) -> None:
+@tool(
+    "instructions",
+    click.option("--operation", "names", multiple=True, type=click.Choice(KILLED), help="Only these; else all."),
+    click.option("--stride", type=click.IntRange(1), help="Kill after every so many instructions, whatever it takes."),
+    seconds=60,
+)
+def command(proof: Proof, names: tuple[str, ...], stride: int | None) -> None:
     """Kill a process after its n-th instruction in an operation, for every n, and see what the survivors find.
 
     Without --stride as many n as fit the time: first those before and after which something is different for others (a
     store to shared memory, a system call), then any. Where the time is too short for all operations, some are left out.
     """
-    chosen = list(names or SCENES)
-    limit = None if stride is not None else seconds
-    with run("instructions", seed=seed, seconds=limit, json_file=json_file) as proof, _one_processor():
+    chosen = list(names or KILLED)
+    if stride is not None:
+        proof.seconds = None
+    limit = proof.seconds
+    with _one_processor():
         try:
             stepper = Stepper(proof.folder)
         except CannotStepError as error:
@@ -68,7 +53,7 @@ def command(
         proof.counts["operations there are"] = len(chosen)
         proof.random.shuffle(chosen)
         for done, name in enumerate(chosen):
-            if done and limit is not None and proof.elapsed > limit:
+            if done and proof.over:
                 break
             left = None if limit is None else max(0.2, (limit - proof.elapsed) / (len(chosen) - done))
             _attack(proof, stepper, name, left, stride)
@@ -91,7 +76,7 @@ def _attack(proof: Proof, stepper: Stepper, name: str, seconds: float | None, st
     FastMutex(0).to_owned()  # so that this process has its own pool already
     before, opened = set(shm.listing(user_prefix())), descriptors()
     deadline = None if seconds is None else time.monotonic() + seconds
-    with contextlib.closing(SCENES[name](proof, stepper)) as scene:
+    with contextlib.closing(make(proof, name)) as scene:
         hunt = _Hunt(proof, stepper, scene)
         for _ in hunt.all_of_it(stride) if stride is not None else hunt.by_parts():
             if proof.enough or (deadline is not None and time.monotonic() > deadline):
@@ -152,14 +137,14 @@ class _Hunt:
             yield
 
     def _look(self, first_call: int, room: int) -> Trace:
-        pid = self._scene.begin()
+        pid = self._scene.begin(self._stepper)
         trace = self._stepper.trace(pid, self._scene.region, room, first_call)
         self._proof.counts[self._seen] += trace.instructions
         self._die(pid, "the end" if trace.complete else f"call {first_call} + {room} instructions")
         return trace
 
     def _count_calls(self) -> tuple[int, set[int]]:
-        pid = self._scene.begin()
+        pid = self._scene.begin(self._stepper)
         calls, changing = self._stepper.count_calls(pid, self._scene.region)
         self._proof.counts[f"{self._scene.name}: system calls"] = calls
         self._die(pid, "the end")
@@ -170,16 +155,17 @@ class _Hunt:
             self._kill(trace.counted(number))
 
     def _kill(self, point: Point) -> int:
-        pid = self._scene.begin()
+        pid = self._scene.begin(self._stepper)
         code = self._stepper.go(pid, point)
         self._proof.counts[_REACHED[code]] += 1
-        self._scene.expect(code != ENDED, "the operation goes well until it is killed", str(point))
-        self._die(pid, f"call {point.calls}, {point.times} times at {point.where:#x}, {point.steps} instructions")
+        where = f"call {point.calls}, {point.times} times at {point.where:#x}, {point.steps} instructions"
+        self._proof.expect(code != ENDED, "the operation goes well until it is killed", where=where)
+        self._die(pid, where)
         return code
 
     def _die(self, pid: int, where: str) -> None:
         self._proof.counts["kills"] += 1
         self._proof.counts[self._kills] += 1
-        self._scene.look(pid)
+        seen = self._scene.look(where, pid)
         end(pid)
-        self._scene.check(where)
+        self._scene.reached(seen)

@@ -9,7 +9,7 @@ import click
 from wdkmutex_shm import Grt
 from wdkmutex_shm.pool import sweep
 
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 from ..base.instances import ROOT, instance
 from ..intruders import entries, identities
 
@@ -26,26 +26,26 @@ SCENES: dict[str, tuple[Callable[[Proof, str], None], bool]] = {
 }
 
 
-@click.command("intruders")
-@options(seconds=20)
-@click.option("--scene", type=click.Choice(list(SCENES)), multiple=True, help="Only these.")
-def command(seed: int | None, json_file: str | None, seconds: float, scene: tuple[str, ...]) -> None:
+@tool(
+    "intruders",
+    click.option("--scene", type=click.Choice(list(SCENES)), multiple=True, help="Only these."),
+    seconds=20,
+)
+def command(proof: Proof, scene: tuple[str, ...]) -> None:
     """Try to get in: forged folders, sockets and segments, another user, umasks, changed users, reused pids."""
-    with run("intruders", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        with instance(proof.instance + "-0"):
-            Grt.register_fast_mutex("n", 0)  # all is imported that a child of another user could not read
-        first = True
-        while first or not proof.over:
-            for number, what in enumerate(scene or SCENES):
-                play, root = SCENES[what]
-                proof.progress(what)
-                if root and not ROOT:
-                    if first:
-                        proof.skip(f"{what}: only root can act as another user")
-                    continue
-                play(proof, f"{proof.instance}-{number}")
-                proof.counts["scenes"] += 1
-            first = False
-            if proof.counts["broken"]:
-                break
-        sweep.dead_private_pools()
+    with instance(proof.instance + "-0"):
+        Grt.register_fast_mutex("n", 0)  # all is imported that a child of another user could not read
+    first = True
+    while first or not proof.over:
+        for number, what in enumerate(scene or SCENES):
+            play, root = SCENES[what]
+            proof.progress(what)
+            if root and not ROOT:
+                proof.skip(f"{what}: only root can act as another user")
+                continue
+            play(proof, f"{proof.instance}-{number}")
+            proof.counts["scenes"] += 1
+        first = False
+        if not proof.ok:
+            break
+    sweep.dead_private_pools()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 
 _FOLDER = Path(__file__).resolve().parent.parent
 MODEL, PARKING = _FOLDER / "slot.pml", _FOLDER / "park.pml"
@@ -84,16 +84,16 @@ LARGE = [
 ]
 
 #: Enough for each fault to be found in one of them.
-PLANTED: list[World | Sleepers] = [World(2, 1, 1, 2, 3, 0), World(2, 2, 1, 1, 3, 0)]
+FAULTY: list[World | Sleepers] = [World(2, 1, 1, 2, 3, 0), World(2, 2, 1, 1, 3, 0)]
 #: For the faults of the second model, where each of them is found.
-PLANTED_SLEEPERS = {
+FAULTY_SLEEPERS = {
     "no-bit": Sleepers(3, 1, 0, 0, 0),
     "no-repair": Sleepers(3, 2, 0, 1, 0),
     "no-clear": Sleepers(3, 1, 0, 0, 1),
     "no-look": Sleepers(3, 1, 1, 0, 0),
 }
 #: Fewer states than the compiler's optimizations take time for.
-QUICK = [*PLANTED, SMALL[0], *SLEEPERS, *PLANTED_SLEEPERS.values()]
+QUICK = [*FAULTY, SMALL[0], *SLEEPERS, *FAULTY_SLEEPERS.values()]
 
 _STATES = re.compile(r"^\s*([0-9.e+]+) states, stored", re.MULTILINE)
 _ERROR = re.compile(r"^pan:\d+: (.*)$", re.MULTILINE)
@@ -136,26 +136,26 @@ def _trail(spin: str, model: Path, macros: list[str], folder: str) -> list[str]:
     return [" ".join(step) for step in steps[-40:]]
 
 
-@click.command("model")
-@click.option("--large", is_flag=True, help="Explore larger worlds too: minutes, and gigabytes of memory.")
-@click.option("--plant", type=click.Choice(sorted(FAULTS)), multiple=True, help="Give the model a fault to find.")
-@click.option("--megabytes", type=int, default=4096, show_default=True, help="Memory that Spin may take.")
-@options()
-def command(large: bool, plant: tuple[str, ...], megabytes: int, seed: int | None, json_file: str | None) -> None:
+@tool(
+    "model",
+    click.option("--large", is_flag=True, help="Explore larger worlds too: minutes, and gigabytes of memory."),
+    click.option("--fault", "faults", type=click.Choice(sorted(FAULTS)), multiple=True, help="Inject a fault to find."),
+    click.option("--megabytes", type=int, default=4096, show_default=True, help="Memory that Spin may take."),
+)
+def command(proof: Proof, large: bool, faults: tuple[str, ...], megabytes: int) -> None:
     """Explore models of a slot's life, and of sleeping on its lock, exhaustively with Spin.
 
     Clients lock, commit, grow T, consume the mutex and die between any two steps; a reader peeks; the allocator frees
-    the slot, lets the next tenant in, and dies. In every state: T is whole and what was last published, the lock is
-    to be had, no tenant reads another's T, no data segment is left behind or gone too early. A second model is about
-    sleeping on the lock: whoever dies, gives up or ends the tenancy at whatever step, nobody sleeps for ever.
+    the slot, lets the next tenant in, and dies. In every state: T is whole and what was last published, the lock can
+    be acquired, no tenant reads another's T, no data segment is left behind or gone too early. A second model is about
+    sleeping on the lock: whoever dies, gives up or ends the tenancy at whatever step, nobody sleeps forever.
     """
-    with run("model", seed=seed, json_file=json_file) as proof:
-        worlds = LARGE if large else SMALL
-        if plant:
-            worlds = [world for fault, world in PLANTED_SLEEPERS.items() if fault in plant] or PLANTED
-        for done, world in enumerate(worlds):
-            proof.progress(f"a world of {describe(world)}", done, len(worlds))
-            if not proof.ok:
-                break
-            with tempfile.TemporaryDirectory(prefix="wdkm-model-") as folder:
-                explore(proof, world, list(plant), folder, megabytes)
+    worlds = LARGE if large else SMALL
+    if faults:
+        worlds = [world for fault, world in FAULTY_SLEEPERS.items() if fault in faults] or FAULTY
+    for done, world in enumerate(worlds):
+        proof.progress(f"a world of {describe(world)}", done, len(worlds))
+        if not proof.ok:
+            break
+        with tempfile.TemporaryDirectory(prefix="wdkm-model-") as folder:
+            explore(proof, world, list(faults), folder, megabytes)

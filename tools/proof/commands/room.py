@@ -12,8 +12,10 @@ import click
 from wdkmutex_shm.pool import sweep
 
 from ..base.children import in_child
-from ..base.harness import Proof, options, run
+from ..base.harness import Proof, tool
 from ..limits import full_shm, resources
+
+_ALL = [*resources.SCENES, *full_shm.SCENES]
 
 
 def _limit(proof: Proof, scene: str) -> None:
@@ -27,8 +29,7 @@ def _limit(proof: Proof, scene: str) -> None:
     except ValueError:
         outcome = {"value": None, "told": (done.stderr or done.stdout)[-500:]}
     if isinstance(outcome["value"], str):
-        if outcome["value"] not in proof.summary()["skipped"]:
-            proof.skip(outcome["value"])
+        proof.skip(outcome["value"])
         return
     proof.expect(outcome["told"] is None, f"no room: {scene.replace('_', ' ')}", told=outcome["told"], seed=seed)
     proof.counts[scene] += outcome["value"] or 0
@@ -42,25 +43,24 @@ def _room(proof: Proof, scene: str) -> None:
     proof.counts[scene] += outcome.value or 0
 
 
-@click.command("room")
-@options(seconds=60)
-@click.option("--scene", type=click.Choice([*resources.SCENES, *full_shm.SCENES]), multiple=True, help="Only these.")
-def command(seed: int | None, json_file: str | None, seconds: float, scene: tuple[str, ...]) -> None:
+@tool(
+    "room",
+    click.option("--scene", type=click.Choice(_ALL), multiple=True, help="Only these."),
+    seconds=60,
+)
+def command(proof: Proof, scene: tuple[str, ...]) -> None:
     """Take the room away: /dev/shm of a megabyte, EMFILE, ENFILE, RLIMIT_MEMLOCK, RLIMIT_AS; then give it back."""
-    with run("room", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        names = scene or (*resources.SCENES, *full_shm.SCENES)
-        scenes = [(_limit, one) for one in names if one in resources.SCENES]
-        entered = in_child(full_shm.enter)
-        if entered.well:
-            scenes += [(_room, one) for one in names if one in full_shm.SCENES]
-        else:
-            proof.skip(f"a full /dev/shm: a private mount namespace is not permitted here ({entered.error})")
-        order = proof.random.sample(scenes, len(scenes))
-        while order or (scenes and not proof.over):
-            play, one = order.pop() if order else proof.random.choice(scenes)
-            proof.progress(one.replace("_", " "))
-            play(proof, one)
-            proof.counts["scenes"] += 1
-            if proof.counts["broken"] >= 20:
-                break
-        sweep.dead_private_pools()
+    names = scene or _ALL
+    scenes = [(_limit, one) for one in names if one in resources.SCENES]
+    entered = in_child(full_shm.enter)
+    if entered.well:
+        scenes += [(_room, one) for one in names if one in full_shm.SCENES]
+    else:
+        proof.skip(f"a full /dev/shm: a private mount namespace is not permitted here ({entered.error})")
+    order = proof.random.sample(scenes, len(scenes))
+    while order or (scenes and not proof.over):
+        play, one = order.pop() if order else proof.random.choice(scenes)
+        proof.progress(one.replace("_", " "))
+        play(proof, one)
+        proof.counts["scenes"] += 1
+    sweep.dead_private_pools()

@@ -23,15 +23,16 @@ from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import sweep
 from wdkmutex_shm.pool.pool import Pool
 
-from ..base.harness import Proof, footprint, options, run
+from ..base.children import fork, undisturbed
+from ..base.harness import Proof, footprint, tool
 from ..storm.audit import audit
 from ..storm.board import Log
-from ..storm.helpers import run_helper
-from ..storm.setup import KINDS, World
+from ..storm.helpers import HELPERS, run_helper
+from ..storm.setup import KINDS, make_world
+from ..storm.table import COUNTED
 from ..storm.worker import INTERRUPTED, run_worker
 
 _MOST_WORKERS = 6
-_HELPERS = ("herald", "pool")
 _TURN = 0.01
 _STALL = 0.05
 _LONGER = 60
@@ -39,29 +40,24 @@ _LAST_SECONDS = 60
 _DAEMON_SECONDS = 30
 
 
-@click.command("storm")
-@options(seconds=60)
-@click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time.")
-@click.option("--mutexes", type=click.IntRange(1), default=len(KINDS), help="Mutexes that they keep books in.")
-@click.option("--every", type=float, default=0.05, help="Mean seconds between two blows.")
-@click.option("--at-least", type=int, default=0, help="Go on until so many operations are done; 60 s longer at most.")
-def command(
-    seed: int | None,
-    seconds: float,
-    json_file: str | None,
-    workers: int,
-    mutexes: int,
-    every: float,
-    at_least: int,
-) -> None:
+@tool(
+    "storm",
+    click.option("--workers", type=click.IntRange(1, _MOST_WORKERS), default=4, help="Processes that work at a time."),
+    click.option("--mutexes", type=click.IntRange(1), default=len(KINDS), help="Mutexes that they keep books in."),
+    click.option("--every", type=float, default=0.05, help="Mean seconds between two blows."),
+    click.option(
+        "--at-least", type=int, default=0, help="Go on until so many operations are done; 60 s longer at most."
+    ),
+    seconds=60,
+)
+def command(proof: Proof, workers: int, mutexes: int, every: float, at_least: int) -> None:
     """Let processes keep books in shared mutexes while they, and the daemon, are killed, stopped and interrupted."""
-    with run("storm", seed=seed, seconds=seconds, json_file=json_file) as proof:
-        storm = _Storm(proof, workers, mutexes, every, at_least)
-        try:
-            storm.rage()
-            storm.calm_down()
-        finally:
-            storm.close()
+    storm = _Storm(proof, workers, mutexes, every, at_least)
+    try:
+        storm.rage()
+        storm.calm_down()
+    finally:
+        storm.close()
 
 
 class _Storm:
@@ -78,7 +74,7 @@ class _Storm:
         self._lives: set[int] = set()
         self._stopped: tuple[int, float] | None = None
         Grt.init(proof.instance)
-        self._world = World.make(proof.folder, proof.instance, workers, mutexes, proof.random)
+        self._world = make_world(proof.folder, proof.instance, workers, mutexes, proof.random, COUNTED)
         self._board = self._world.board
 
     # --- while it rages
@@ -86,11 +82,11 @@ class _Storm:
     def rage(self) -> None:
         """Strike until the time is up."""
         proof, random = self._proof, self._proof.random
-        for name in _HELPERS:
-            seed = random.getrandbits(32)
-            self._helpers[self._fork(partial(run_helper, self._world, name, self._workers, seed, os.getpid()))] = name
+        for name in HELPERS:
+            helper = partial(run_helper, name, self._world, self._workers, random.getrandbits(32))
+            self._helpers[self._fork(helper)] = name
         last = due = time.monotonic()
-        while not self._is_over() and not proof.enough:
+        while not self._is_over():
             self._reap()
             for number in range(self._workers):
                 if number not in self._alive.values():
@@ -115,18 +111,13 @@ class _Storm:
         proof = self._proof
         if not proof.over or proof.seconds is None:
             return False
-        return self._board.totals()["operations"] >= self._at_least or proof.elapsed > proof.seconds + _LONGER
+        enough = self._board.totals()["operations"] >= self._at_least
+        return enough or proof.enough or proof.elapsed > proof.seconds + _LONGER
 
     def _fork(self, act: Callable[[], object]) -> int:
         # No Ctrl-C before the child is a worker: it would be one in a second coordinator. The worker lets it through.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        pid = os.fork()
-        if pid == 0:
-            try:
-                act()
-            finally:
-                os._exit(INTERRUPTED)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with undisturbed():
+            pid = fork(act)
         self._lives.add(pid)
         return pid
 
@@ -189,7 +180,7 @@ class _Storm:
         """Let the workers end, and then their helpers; then look at the books, and at what is left in memory."""
         if self._stopped is not None:
             self._go_on()
-        self._board.stop()
+        self._board.set_word("stop", 1)
         self._await_end(self._reap, self._alive)
         if self._proof.ok:
             self._proof.expect(not self._alive, "every worker ends when it is told to", left=len(self._alive))

@@ -26,14 +26,12 @@ from wdkmutex_shm.errors import DaemonUnavailable, GrtIsEmpty, KeyNotFound
 from wdkmutex_shm.memory import shm
 from wdkmutex_shm.protocol.messages import READY
 
+from ..base.children import fork
 from ..base.harness import Proof
 from ..base.stepping import Region, Stepper, end, mark, traced_child
-from . import Scene
-
-__all__ = ["CHANGES", "Change", "DaemonScene", "Stage"]
+from .scene import PATIENCE, Scene, Seen
 
 _DEADLINE = 20.0
-_PATIENCE = 1.0
 _WATCHED_SLOTS = 8
 _NAME, _BYSTANDER = "victim", "bystander"
 
@@ -94,10 +92,7 @@ class Stage:
         self.daemon = 0
         self.start_daemon()
         self._line, theirs = multiprocessing.Pipe()
-        self._asker = os.fork()
-        if self._asker == 0:
-            self._line.close()
-            _answer_orders(theirs, self.instance)
+        self._asker = fork(lambda: _answer_orders(theirs, self.instance))
         theirs.close()
 
     # --- the daemon
@@ -177,35 +172,41 @@ class Stage:
 def _answer_orders(line: Any, instance: str) -> None:
     """The asker's life: asks the daemon what it is told to, and says how that ended."""
     changes = {change.name: change for change in CHANGES}
-    client = Client(instance, timeout=10.0, patience=_PATIENCE)
-    try:
-        while True:
-            change = changes[line.recv()]
-            try:
-                change.ask(client, change.new)
-            except Exception as error:
-                line.send(error)
-            else:
-                line.send(None)
-    finally:
-        os._exit(1)
+    client = Client(instance, timeout=10.0, patience=PATIENCE)
+    while True:
+        change = changes[line.recv()]
+        try:
+            change.ask(client, change.new)
+        except Exception as error:
+            line.send(error)
+        else:
+            line.send(None)
 
 
 class DaemonScene(Scene):
     """One change, made by the daemon of a stage of its own."""
 
-    def __init__(self, proof: Proof, stepper: Stepper, change: Change) -> None:
-        super().__init__(proof, stepper)
+    def __init__(self, proof: Proof, change: Change) -> None:
+        super().__init__(proof)
         self.name = change.name
-        self._stage = Stage(proof, stepper)
+        self._stage: Stage | None = None
         self._change = change
         self._bystander: Any = None
         self._mutex: Any = None
+        self._region: Region | None = None
 
-    def begin(self) -> int:
+    @property
+    def region(self) -> Region | None:
+        return self._region
+
+    def do(self, mark: Callable[[], object]) -> None:
+        """The daemon does it when it is asked to."""
+
+    def begin(self, stepper: Stepper) -> int:
         """The names are as before the change."""
-        self.forget_region()
-        stage, change = self._stage, self._change
+        self.forget()
+        change = self._change
+        stage = self._stage = self._stage or Stage(self.proof, stepper)
         if not stage.daemon:
             stage.start_daemon()
         with connect(stage.instance) as client:
@@ -215,80 +216,83 @@ class DaemonScene(Scene):
             _forget(client)
             if change.old is not None:
                 self._mutex = requests.create(client, _NAME, KIND_FAST, "overwrite", change.old, type(change.old))
-        size = HEADER_BYTES + _WATCHED_SLOTS * SLOT_BYTES
-        self.region = Region(pool_segment(stage.prefix, 0), 0, size)
+        self._region = Region(pool_segment(stage.prefix, 0), 0, HEADER_BYTES + _WATCHED_SLOTS * SLOT_BYTES)
         return stage.ask(change)
 
-    def look(self, pid: int) -> None:
+    def look(self, where: str, pid: int) -> Seen:
         """Nobody asks before it was looked at what the next daemon finds."""
+        assert self._stage is not None
         self._stage.hold_asker()
+        return Seen(where, False, pid)
 
-    def check(self, where: str) -> None:
+    def check(self, seen: Seen) -> None:
         """The mutexes work without a daemon; the next daemon finds the name with its old T or its new T."""
         stage, change = self._stage, self._change
+        assert stage is not None
         stage.daemon = 0
         if not change.ends:
-            self._lock(self._bystander, where)
+            self._lock(self._bystander)
         stage.start_daemon()
         with connect(stage.instance) as client:
             names = set(client.collect("names", "names"))
             found = _value(client) if _NAME in names else None
             allowed = (change.old, change.new)
-            self.expect(found in allowed, "a name has its old or its new T", where, found=found, names=sorted(names))
+            self.expect(found in allowed, "a name has its old or its new T", found=found, names=sorted(names))
             if change.ends:
-                whole = {_BYSTANDER, _NAME}
-                self.expect(
-                    names in (set(), whole), "an instance is destroyed wholly or not at all", where, names=names
-                )
+                whole = names in (set(), {_BYSTANDER, _NAME})
+                self.expect(whole, "an instance is destroyed wholly or not at all", names=names)
             else:
-                self.expect(_BYSTANDER in names, "other names stay", where, names=names)
-                self._lock(self._bystander, where)
+                self.expect(_BYSTANDER in names, "other names stay", names=names)
+                self._lock(self._bystander)
             if change.old is not None and change.old != change.new:
-                gone = found != change.old
-                self.expect(
-                    self._mutex.destroyed == gone, "a handle is dead exactly when its mutex is", where, found=found
-                )
-            error = stage.answer()
-            self._after(client, error, where)
+                gone = self._mutex.destroyed == (found != change.old)
+                self.expect(gone, "a handle is dead exactly when its mutex is", found=found)
+            self._after(client, stage)
 
-    def _after(self, client: Client, error: BaseException | None, where: str) -> None:
+    def _after(self, client: Client, stage: Stage) -> None:
         """Whoever asked has got an answer."""
-        stage, change = self._stage, self._change
+        change, error = self._change, stage.answer()
         if change.ends:
-            self.expect(error is None, "destroy succeeds in the end", where, error=error)
+            self.expect(error is None, "destroy succeeds in the end", error=error)
             stage.end_daemon()
             left = shm.listing(stage.prefix + ".")
-            self.expect(not left, "nothing of a destroyed instance is left", where, left=left)
+            self.expect(not left, "nothing of a destroyed instance is left", left=left)
             return
         found = _value(client)
         if error is None:
-            self.expect(found == change.new, "who was told that it is done finds it done", where, found=found)
+            self.expect(found == change.new, "who was told that it is done finds it done", found=found)
         else:
             # The daemon died before it replied: whoever asked is told that it cannot be known.
             self.proof.counts["unknown outcomes"] += 1
             known = isinstance(error, (DaemonUnavailable, KeyNotFound))
-            self.expect(known, "a lost reply is told as such", where, error=error)
+            self.expect(known, "a lost reply is told as such", error=error)
         _forget(client)
         status = client.call("status")
         facts = {field: status[field] for field in ("names", "used", "quarantined")}
-        expected = {"names": 1, "used": 1, "quarantined": 0}
-        self.expect(facts == expected, "no slot is lost", where, found=facts)
+        self.expect(facts == {"names": 1, "used": 1, "quarantined": 0}, "no slot is lost", found=facts)
         data = len(shm.listing(stage.prefix + ".d"))
-        self.expect(data == 1, "no data segment is lost or left", where, found=data)
+        self.expect(data == 1, "no data segment is lost or left", found=data)
         _register(client, 1)
-        self.expect(_value(client) == 1, "the next daemon registers", where)
+        self.expect(_value(client) == 1, "the next daemon registers")
+
+    def forget(self) -> None:
+        """Unmap what was looked at."""
+        if self._region is not None:
+            self._region.close()
+            self._region = None
 
     def close(self) -> None:
         """End the daemon and the asker, and remove the instance."""
         super().close()
-        self._stage.close()
+        if self._stage is not None:
+            self._stage.close()
 
-    def _lock(self, mutex: FastMutex[bytes], where: str) -> None:
+    def _lock(self, mutex: FastMutex[bytes]) -> None:
         try:
-            with mutex.lock(timeout=_PATIENCE) as guard:
-                self.expect(guard.value == b"b" * 300, "locking needs no daemon", where, found=guard.value)
+            with mutex.lock(timeout=PATIENCE) as guard:
+                self.expect(guard.value == b"b" * 300, "locking needs no daemon", found=guard.value)
         except Exception as error:
-            self.expect(False, "locking needs no daemon", where, error=error)
+            self.expect(False, "locking needs no daemon", error=error)
 
 
 def _value(client: Client) -> Any:

@@ -1,65 +1,29 @@
-"""Operations on a mutex: locked, committed, grown, shrunk, consumed, taken over from the dead."""
+"""Operations on anonymous mutexes of one process, whose T are known before and after."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import signal
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import CriticalSection, FastMutex, KMutex
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
-from wdkmutex_shm.memory import shm
-from wdkmutex_shm.pool import private
+from wdkmutex_shm import FastMutex, KMutex, lock_all, lock_any
+from wdkmutex_shm.base.names import user_prefix
+from wdkmutex_shm.memory import journal_files, shm
+from wdkmutex_shm.pool import private, sweep
 
+from ..base.children import die, fork
 from ..base.harness import Proof
-from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child
-from . import Scene
+from ..operations.catalogue import OPERATIONS
+from .scene import PATIENCE, Scene, Seen
 
-__all__ = ["OPERATIONS", "MutexScene", "Operation", "SectionScene"]
-
-_OWNER, _GENERATION, _COMMIT = 48, 64, 72
-"""Where things are in a slot, see slot.h; the lock's word comes first."""
-_TID_MASK, _OWNER_DIED = 0x3FFFFFFF, 0x40000000
-_PATIENCE = 1.0
-"""Seconds within which a survivor must have the lock."""
-_WARM_UP = 50
-
+_LIMIT = 10.0
 _numbers = itertools.count(1)
 
 
-class Operation(NamedTuple):
-    """What is done to a mutex.
-
-    Attributes:
-        name: of the operation.
-        kind: of the mutex.
-        value: makes T number n of about so many bytes; each is different.
-        sizes: bytes of the T before the old one, of the old, and of the new one.
-        act: does it, given the mutex, the old and the new T; if it is ``within``, also what marks beginning and end.
-        consumes: whether the mutex is gone afterwards.
-        orphaned: whether the lock's last holder has died in the middle of a growth when the victim comes.
-        within: whether the operation that is looked at is only a part of what ``act`` does.
-    """
-
-    name: str
-    kind: Any
-    value: Callable[[int, int], Any]
-    sizes: tuple[int, int, int]
-    act: Callable[..., object]
-    consumes: bool = False
-    orphaned: bool = False
-    within: bool = False
-
-    def do(self, mutex: Any, old: Any, new: Any, mark: Callable[[], object]) -> None:
-        """Act, and call ``mark`` where the operation begins and ends, unless that is all of it."""
-        self.act(mutex, old, new, *((mark,) if self.within else ()))
-
-
 def _number(number: int, size: int) -> int:
-    return (number << 8 * max(size, 1) - 8) + size
+    return (number << 8 * min(size, 4) - 8) + size
 
 
 def _bytes(number: int, size: int) -> bytes:
@@ -70,240 +34,266 @@ def _dict(number: int, size: int) -> dict[str, Any]:
     return {"n": number, "last": [number] * (size // 8)}
 
 
-def _add(mutex: Any, old: Any, new: Any) -> None:
-    with mutex.lock() as guard:
-        guard.value += new - old
+Maker = Callable[[int, int], Any]
+"""Makes T number n of about so many bytes; each is different."""
 
 
-def _nested(mutex: Any, old: Any, new: Any) -> None:
-    with mutex.lock() as outer:
-        outer.value += 1
-        with mutex.lock() as inner:
-            inner.value += new - old - 1
+class Case(NamedTuple):
+    """An operation, with what it is done to.
+
+    Attributes:
+        name: for people.
+        operation: of the catalogue.
+        kinds: of the mutexes.
+        values: for each of them, what makes its T.
+        sizes: bytes of the T before the old one, of the old, and of what each commit publishes.
+        orphaned: whether the lock's last holder has died amid a growth.
+        within: whether the operation marks by itself what is looked at.
+    """
+
+    name: str
+    operation: str
+    kinds: tuple[Any, ...]
+    values: tuple[Maker, ...]
+    sizes: tuple[int, ...]
+    orphaned: bool = False
+    within: bool = False
 
 
-def _set(mutex: Any, old: Any, new: Any) -> None:
-    with mutex.lock() as guard:
-        guard.value = new
+def _one(name: str, operation: str, kind: Any, value: Maker, *sizes: int, **more: bool) -> Case:
+    return Case(name, operation, (kind,), (value,), sizes, **more)
 
 
-def _in_place(mutex: Any, old: Any, new: Any) -> None:
-    with mutex.lock() as guard:
-        guard.value["n"] = new["n"]
-        guard.value["last"][:] = new["last"]
-
-
-def _fetch_add(mutex: Any, old: Any, new: Any) -> None:
-    mutex.fetch_add(new - old)
-
-
-def _replace(mutex: Any, old: Any, new: Any) -> None:
-    mutex.replace(new)
-
-
-def _in_task(mutex: Any, old: Any, new: Any, mark: Callable[[], object]) -> None:
-    """The release of a guard that a task has, and with it the commit."""
-
-    async def main() -> None:
-        guard = await mutex.lock_async()
-        guard.value = new
-        mark()
-        guard.drop_safe()
-        mark()
-
-    asyncio.run(main())
-
-
-def _to_owned(mutex: Any, old: Any, new: Any) -> None:
-    mutex.to_owned()
-
-
-OPERATIONS = (
-    Operation("fast-commit", FastMutex, _number, (2, 4, 3), _add),
-    Operation("k-commit", KMutex, _number, (2, 4, 3), _add),
-    Operation("k-nested", KMutex, _number, (3, 2, 4), _nested),
-    Operation("bytes-commit", FastMutex, _bytes, (40, 64, 50), _set),
-    Operation("dict-in-place", KMutex, _dict, (16, 40, 64), _in_place),
-    Operation("fetch-add", FastMutex, _number, (2, 4, 3), _fetch_add),
-    Operation("replace", KMutex, _bytes, (60, 20, 40), _replace),
-    Operation("to-owned", FastMutex, _number, (2, 4, 0), _to_owned, consumes=True),
-    Operation("to-owned-large", KMutex, _bytes, (300, 300, 0), _to_owned, consumes=True),
-    Operation("take-over", FastMutex, _bytes, (20, 30, 60), _set, orphaned=True),
-    Operation("task-release", KMutex, _number, (2, 4, 3), _in_task, within=True),
-    Operation("task-release-large", FastMutex, _bytes, (20, 30, 300), _in_task, within=True),
-    Operation("grow", FastMutex, _bytes, (20, 30, 300), _set),
-    Operation("grow-again", KMutex, _bytes, (300, 300, 5000), _set),
-    Operation("shrink", FastMutex, _bytes, (20000, 20000, 20), _set),
+CASES = (
+    _one("fast-commit", "commit", FastMutex, _number, 2, 4, 3),
+    _one("k-commit", "commit", KMutex, _number, 2, 4, 3),
+    _one("k-nested", "commit nested", KMutex, _number, 3, 2, 4),
+    _one("commit-while-held", "commit while held", FastMutex, _number, 2, 4, 3),
+    _one("commit-twice", "commit twice", KMutex, _bytes, 40, 64, 50, 300),
+    _one("commit-by-dropping", "commit by dropping the guard", FastMutex, _number, 2, 4, 3),
+    _one("drop-safe", "commit by drop_safe", KMutex, _number, 2, 4, 3, within=True),
+    _one("bytes-commit", "commit", FastMutex, _bytes, 40, 64, 50),
+    _one("dict-in-place", "commit in place", KMutex, _dict, 16, 40, 64),
+    _one("exception", "exception", KMutex, _bytes, 40, 64),
+    _one("fetch-add", "fetch_add", FastMutex, _number, 2, 4, 3),
+    _one("replace", "replace", KMutex, _bytes, 60, 20, 40),
+    _one("replace-large", "replace", KMutex, _bytes, 60, 20, 300),
+    _one("to-owned", "to_owned", FastMutex, _number, 2, 4),
+    _one("to-owned-large", "to_owned", KMutex, _bytes, 300, 300),
+    _one("take-over", "commit", FastMutex, _bytes, 20, 30, 60, orphaned=True),
+    _one("task-release", "commit in a task", KMutex, _number, 2, 4, 3, within=True),
+    _one("task-release-large", "commit in a task", FastMutex, _bytes, 20, 30, 300, within=True),
+    _one("grow", "commit", FastMutex, _bytes, 20, 30, 300),
+    _one("grow-again", "commit", KMutex, _bytes, 300, 300, 5000),
+    _one("shrink", "commit", FastMutex, _bytes, 20000, 20000, 20),
+    _one("lock-any", "lock_any", FastMutex, _number, 2, 4, 3),
+    _one("lock-when", "lock_when", FastMutex, _number, 2, 4, 3),
+    _one("wait-in-guard", "guard.wait_for", FastMutex, _number, 2, 4, 3, 2),
+    Case("lock-all", "lock_all", (FastMutex, KMutex, FastMutex), (_number,) * 3, (2, 4, 3)),
+    Case("lock-all-ints", "lock_all", (FastMutex, KMutex), (_number,) * 2, (2, 4, 3)),
+    Case("lock-all-large", "lock_all", (KMutex, FastMutex, KMutex), (_bytes, _number, _bytes), (3, 7, 900)),
+    Case("lock-all-while-held", "lock_all, committed while held", (FastMutex, KMutex), (_bytes,) * 2, (20, 30, 300)),
 )
 
 
 class MutexScene(Scene):
-    """An operation on an anonymous mutex of this process, by a forked child."""
+    """A case; it is the actor of its operation, and a place is the number of a mutex."""
 
-    def __init__(self, proof: Proof, stepper: Stepper, operation: Operation) -> None:
-        super().__init__(proof, stepper)
-        self.name = operation.name
-        self._operation = operation
-        self._mutex: Any = None
-        self._old: Any = None
-        self._new: Any = None
-        self._generation = self._commit = 0
-        self._dies_holding = self._ended = False
-        self._owner = 0
-        for _ in range(_WARM_UP):  # what is made at first use is no part of the operation
-            mutex = self._make()
-            operation.do(mutex, self._old, self._new, lambda: None)
-            if not mutex.destroyed:
-                mutex.to_owned()
+    timeout = patience = _LIMIT
+    warm_up = 20
 
-    def _make(self) -> Any:
-        before, self._old, self._new = (self._operation.value(next(_numbers), size) for size in self._operation.sizes)
-        mutex = self._operation.kind(before)
-        mutex.replace(before)
-        mutex.replace(self._old)
-        return mutex
+    def __init__(self, proof: Proof, case: Case) -> None:
+        super().__init__(proof)
+        self.name, self.within = case.name, case.within
+        self.chance: random.Random = proof.random
+        self._case = case
+        self._mutexes: list[Any] = []
+        self._values: list[list[Any]] = []
+        self._steps: list[int] = []
+        self._mark: Callable[[], object] = print
+        self.warm()
 
-    def begin(self) -> int:
-        """A mutex that holds the old T, and before it held another one."""
-        self.forget_region()
+    # --- a round
+
+    def prepare(self) -> None:
+        """Mutexes that hold the old T, and before it held another one; their slots are beside each other."""
+        case = self._case
         self._before = private.the_pool().stats()  # with what other operations keep: the types of multiprocessing
-        mutex = self._mutex = self._make()
-        old, new, operation = self._old, self._new, self._operation
-        if operation.orphaned:
-            _orphan(mutex)
-        self.region = Region(mutex.segment, HEADER_BYTES + mutex.slot_index * SLOT_BYTES, SLOT_BYTES)
-        self._generation, self._commit = self.region.word(_GENERATION), self.region.word(_COMMIT)
-        pid = traced_child(lambda: operation.do(mutex, old, new, mark), LONGEST, marks=not operation.within)
-        assert self.stepper.begin(pid)
-        return pid
+        self._segments = self._data()
+        self._values = [[value(next(_numbers), size) for size in case.sizes] for value in case.values]
+        self._mutexes = [kind(values[0]) for kind, values in zip(case.kinds, self._values, strict=True)]
+        self._steps = [1] * len(self._mutexes)
+        for mutex, values in zip(self._mutexes, self._values, strict=True):
+            mutex.replace(values[0])
+            mutex.replace(values[1])
+        if case.orphaned:
+            _orphan(self._mutexes[0])
+        self.watch(*self._mutexes)
 
-    def look(self, pid: int) -> None:
-        """Whether the victim holds the lock, has committed, has ended the mutex."""
-        assert self.region is not None
-        word = self.region.word(0, 4)
-        self._owner = self.region.word(_OWNER) >> 32 & 0x3FFFFF
-        self._dies_holding = word & _TID_MASK == pid or bool(word & _OWNER_DIED)
-        if self.region.word(_COMMIT) != self._commit:
-            self._old = self._new
-        self._ended = self.region.word(_GENERATION) != self._generation
+    def do(self, mark: Callable[[], object]) -> None:
+        """What the case says."""
+        self._mark = mark
+        OPERATIONS[self._case.operation].do(self, *range(len(self._mutexes)))
 
-    def check(self, where: str) -> None:
+    def check(self, seen: Seen) -> None:
         """A survivor locks, finds the T that was committed, is told of the death, and commits; then nothing is left."""
-        mutex = self._mutex
+        if not seen.pid:
+            assert self.slots is not None
+            seen = self.slots.look(seen.where, 0)._replace(done=seen.done, held=self.slots.held_by(0), ended=None)
+            owners = [mutex.owner for mutex in self._mutexes if not mutex.destroyed]
+            held = any(owner is not None and owner.pid == os.getpid() for owner in owners)
+            self.expect(not held, "who lives on holds no lock")
         try:
-            if self._ended:
-                self.expect(self._operation.consumes and mutex.destroyed, "only to_owned ends a mutex", where)
-                mutex._collect()  # as its owner does before it makes more room
-            elif self.proof.random.random() < 0.8:
-                self._lock(where)
-                self._consume(where)
+            if self._mutexes[0].destroyed if seen.ended is None else seen.ended:
+                consumed = self._case.operation == "to_owned" and self._mutexes[0].destroyed
+                self.expect(consumed, "only to_owned ends a mutex")
+                self._mutexes[0]._collect()  # as its owner does before it makes more room
             else:
-                self._consume(where)
+                done = seen.done and self._case.operation == "to_owned"
+                self.expect(not done, "a mutex that was consumed is gone")
+                self._survive(seen)
         except Exception as error:
-            self.expect(False, "a survivor has the lock within 1 s and can read T", where, error=error)
-        self._mutex = None
+            self.expect(False, "a survivor has the lock within 1 s and can read T", error=error)
+        self._mutexes.clear()
+        self._nothing_left(seen.pid)
+
+    def _allowed(self, seen: Seen) -> list[tuple[Any, ...]]:
+        """What can be the T now: of one mutex what the commit word says; of several all old, or all new."""
+        rounds = list(zip(*self._values, strict=True))[1:]
+        if seen.done:
+            return rounds[-1:]
+        if seen.commits is None:
+            return rounds
+        if len(self._mutexes) == 1:
+            return [rounds[seen.commits[0]]]
+        return rounds[-1:] if any(seen.commits) else rounds
+
+    def _survive(self, seen: Seen) -> None:
+        allowed, mutexes = self._allowed(seen), self._mutexes
+        first = self.chance.randrange(len(mutexes))
+        if len(mutexes) == 1 and self.chance.random() < 0.2:
+            self._consume(allowed)
+            return
+        with mutexes[first].lock(timeout=PATIENCE) as guard:
+            early, told = guard.value, guard.abandoned
+            self.abandoned(told, seen.held[first])
+            if told and seen.held[first]:
+                by = guard.abandoned_by
+                self.expect(by == seen.owners[first], "the dead holder is named", told=by, owner=seen.owners[first])
+            possible = [each[first] for each in allowed]
+            self.expect(early in possible, "T is what was committed last", found=early, committed=possible)
+            if len(mutexes) == 1:
+                guard.value = early = self._fresh()[0]
+                allowed = [(early,)]
+        if not seen.pid:
+            peeked = mutexes[first].peek()
+            self.expect(peeked == early, "peek() says what the lock shows", found=peeked, value=early)
+        if self.chance.random() < 0.5:
+            sweep.dead_private_pools()
+        with lock_all(*mutexes, timeout=PATIENCE) as guards:
+            found = tuple(guard.value for guard in guards)
+            self.expect(not guards[first].abandoned, "a death is told once")
+            for at, guard in enumerate(guards):
+                if at != first:
+                    self.abandoned(guard.abandoned, seen.held[at])
+            self.expect(found in allowed, "all of them are published, or none", found=found)
+            self.expect(early == found[first], "T stays as it was found first", early=early, found=found)
+            self.proof.counts["published"] += len(mutexes) > 1 and any(seen.commits or ())
+            fresh = self._fresh()
+            for guard, value in zip(guards, fresh, strict=True):
+                guard.value = value
+        with lock_all(*mutexes, timeout=PATIENCE) as guards:
+            self.expect(not any(guard.abandoned for guard in guards), "a death is told once")
+            found = tuple(guard.value for guard in guards)
+            self.expect(found == fresh, "the survivor's T stands", found=found, committed=fresh)
+        self._consume([fresh])
+
+    def _fresh(self) -> tuple[Any, ...]:
+        return tuple(value(next(_numbers), self._case.sizes[0]) for value in self._case.values)
+
+    def _consume(self, allowed: list[tuple[Any, ...]]) -> None:
+        """Take T out: an anonymous mutex that others may use goes no other way."""
+        found = tuple(mutex.to_owned() for mutex in self._mutexes)
+        self.expect(found in allowed, "T is what was committed last", found=found, committed=allowed)
+
+    def _data(self) -> set[str]:
+        return set(shm.listing(private.the_pool().prefix + ".d"))
+
+    def _nothing_left(self, victim: int) -> None:
         pool = private.the_pool()
-        left = shm.listing(pool.prefix + ".d")
-        self.expect(not left, "no data segment is left", where, left=left)
+        left = self._data() - self._segments
+        self.expect(not left, "no data segment is left", left=left)
         stats = pool.stats()
         left_over = stats.used > self._before.used or stats.quarantined > self._before.quarantined
-        self.expect(not left_over, "no slot is left", where, stats=stats)
+        self.expect(not left_over, "no slot is left", stats=stats)
         if not self.proof.ok:
             pool.look()
+        if victim and len(self._case.kinds) > 1:
+            journal_files._next_search.clear()  # or it would be looked for later only
+            sweep.dead_private_pools()
+            journals = shm.listing(f"{user_prefix()}@{victim}.")
+            self.expect(not journals, "no journal is left", left=journals)
 
-    def _lock(self, where: str) -> None:
-        with self._mutex.lock(timeout=_PATIENCE) as guard:
-            self.expect(
-                guard.abandoned == self._dies_holding,
-                "abandoned is told exactly when the holder died",
-                where,
-                told=guard.abandoned,
-            )
-            if self._dies_holding:
-                self.proof.counts["abandoned"] += 1
-                self.expect(
-                    guard.abandoned_by == (self._owner or None),
-                    "the dead holder is named",
-                    where,
-                    told=guard.abandoned_by,
-                    owner=self._owner,
-                )
-            found = guard.value
-            self.expect(found == self._old, "T is what was committed last", where, found=found, committed=self._old)
-            guard.value = self._old = self._operation.value(next(_numbers), self._operation.sizes[0])
-        with self._mutex.lock(timeout=_PATIENCE) as guard:
-            self.expect(not guard.abandoned, "a death is told once", where)
-            found = guard.value
-            self.expect(found == self._old, "the survivor's T stands", where, found=found, committed=self._old)
+    def close(self) -> None:
+        """Remove the journal of this process, which it would keep to its end."""
+        super().close()
+        journal_files._close()
 
-    def _consume(self, where: str) -> None:
-        """Take T out: an anonymous mutex that others may use goes no other way."""
-        found = self._mutex.to_owned()
-        self.expect(found == self._old, "T is what was committed last", where, found=found, committed=self._old)
+    # --- the actor
+
+    def handle(self, at: int) -> Any:
+        return self._mutexes[at]
+
+    def lock(self, at: int) -> Any:
+        return self._mutexes[at].lock(timeout=self.timeout)
+
+    def lock_all(self, *places: int) -> Any:
+        return lock_all(*self._mutexes, timeout=self.timeout)
+
+    def lock_any(self, *places: int) -> tuple[int, Any]:
+        return lock_any(*self._mutexes, timeout=self.timeout)
+
+    def next(self, at: int, value: Any) -> Any:
+        self._steps[at] += 1
+        new = self._values[at][self._steps[at]]
+        if isinstance(value, dict):
+            value["n"] = new["n"]
+            value["last"][:] = new["last"]
+            return value
+        return new
+
+    def spoil(self, at: int, value: Any) -> Any:
+        return value * 2
+
+    def amount(self, at: int) -> int:
+        return int(self._values[at][2] - self._values[at][1])
+
+    def news(self, at: int) -> Callable[[Any], bool]:
+        return lambda value: True
+
+    def mark(self) -> None:
+        self._mark()
+
+    def had(self, at: int, hold: Any) -> Any:
+        return hold
+
+    def _nothing(self, *_: Any) -> None:
+        """What it reads is looked at afterwards."""
+
+    see = done = arrived = late = count = _nothing
 
 
 def _orphan(mutex: Any) -> None:
     """Let a child die that holds the lock and has just made a data segment."""
-    pid = os.fork()
-    if pid == 0:
+
+    def grow() -> None:
         real = shm.create
 
         def create_and_die(name: str, size: int) -> Any:
             real(name, size)
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
         shm.create = create_and_die
         mutex.replace(b"x" * 300)
-    os.waitpid(pid, 0)
 
-
-class SectionScene(Scene):
-    """A critical section of this process, entered and left by a forked child."""
-
-    name = "section"
-
-    def __init__(self, proof: Proof, stepper: Stepper) -> None:
-        super().__init__(proof, stepper)
-        self._section = CriticalSection()
-        self._dies_holding = False
-        for _ in range(_WARM_UP):
-            self._act()
-        self.region = Region(self._section.segment, HEADER_BYTES + self._section.slot_index * SLOT_BYTES, SLOT_BYTES)
-
-    def _act(self) -> None:
-        with self._section, self._section:
-            pass
-
-    def begin(self) -> int:
-        """The section is free."""
-        pid = traced_child(self._act, LONGEST)
-        assert self.stepper.begin(pid)
-        return pid
-
-    def look(self, pid: int) -> None:
-        """Whether the victim is in the section."""
-        assert self.region is not None
-        self._dies_holding = self.region.word(0, 4) & _TID_MASK == pid
-
-    def check(self, where: str) -> None:
-        """A survivor enters and is told of the death."""
-        section = self._section
-        try:
-            section.enter(_PATIENCE)
-        except Exception as error:
-            self.expect(False, "a survivor enters within 1 s", where, error=error)
-            return
-        self.proof.counts["abandoned"] += self._dies_holding
-        self.expect(
-            section.abandoned == self._dies_holding,
-            "abandoned is told exactly when the holder died",
-            where,
-            told=section.abandoned,
-        )
-        section.leave()
-
-    def close(self) -> None:
-        """End the section: this process forked, so the pool does not take it back by itself."""
-        super().close()
-        self._section._vacate()
-        self._section._collect()
+    os.waitpid(fork(grow), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+from collections.abc import Callable
 from typing import Any
 
 from wdkmutex_shm import FastMutex, KMutex
@@ -11,38 +11,29 @@ from wdkmutex_shm.base.names import user_prefix
 from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import private, sweep
 
+from ..base.children import die, fork
 from ..base.harness import Proof
-from ..base.stepping import LONGEST, Stepper, traced_child
-from . import Scene
-
-__all__ = ["CreationScene", "SweepScene"]
+from .scene import Scene, Seen
 
 
 class CreationScene(Scene):
-    """The first anonymous mutexes of a process, one of them with a T too large for its slot."""
+    """The first anonymous mutexes of a process that has no pool yet, one of them with a T too large for its slot."""
 
     name = "pool-creation"
 
-    def __init__(self, proof: Proof, stepper: Stepper) -> None:
-        super().__init__(proof, stepper)
-        self._pid = 0
-        FastMutex(0)
+    def do(self, mark: Callable[[], object]) -> None:
+        FastMutex(0), KMutex(b"x" * 300)
 
-    def begin(self) -> int:
-        """A child that has no pool yet."""
-        self._pid = traced_child(lambda: (FastMutex(0), KMutex(b"x" * 300)), LONGEST)
-        assert self.stepper.begin(self._pid)
-        return self._pid
-
-    def look(self, pid: int) -> None:
+    def look(self, where: str, pid: int) -> Seen:
         """Whether the victim has made anything yet."""
         self.proof.counts["pools left by victims"] += bool(shm.listing(f"{user_prefix()}@{pid}."))
+        return super().look(where, pid)
 
-    def check(self, where: str) -> None:
+    def check(self, seen: Seen) -> None:
         """A sweep removes whatever the victim has made."""
         sweep.dead_private_pools()
-        left = shm.listing(f"{user_prefix()}@{self._pid}.")
-        self.expect(not left, "nothing of a dead process is left after a sweep", where, left=left)
+        left = shm.listing(f"{user_prefix()}@{seen.pid}.")
+        self.expect(not left, "nothing of a dead process is left after a sweep", left=left)
 
 
 class SweepScene(Scene):
@@ -50,43 +41,44 @@ class SweepScene(Scene):
 
     name = "pool-sweep"
 
-    def __init__(self, proof: Proof, stepper: Stepper) -> None:
-        super().__init__(proof, stepper)
+    def __init__(self, proof: Proof) -> None:
+        super().__init__(proof)
         self._dead = 0
         self._bystander = FastMutex(b"y" * 300)
-        self._kept = self._listing()
+        self._kept = shm.listing(private.the_pool().prefix)
         sweep.dead_private_pools()
 
-    def _listing(self) -> list[str]:
-        return shm.listing(private.the_pool().prefix)
-
-    def begin(self) -> int:
+    def prepare(self) -> None:
         """A child dies that has a pool of two segments and two data segments, and holds a lock."""
-        self._dead = os.fork()
-        if self._dead == 0:
+
+        def live() -> None:
             mutexes: list[KMutex[Any]] = [KMutex(0) for _ in range(65)]
             mutexes += [KMutex(b"x" * 300), KMutex(b"x" * 3000)]
             with mutexes[-1].lock():
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
+
+        self._dead = fork(live)
         os.waitpid(self._dead, 0)
-        pid = traced_child(sweep.dead_private_pools, LONGEST)
-        assert self.stepper.begin(pid)
-        return pid
 
-    def look(self, pid: int) -> None:
+    def do(self, mark: Callable[[], object]) -> None:
+        sweep.dead_private_pools()
+
+    def _left(self) -> list[str]:
+        return shm.listing(f"{user_prefix()}@{self._dead}.")
+
+    def look(self, where: str, pid: int) -> Seen:
         """Whether the victim has begun to remove what is left of the dead one's pool."""
-        left = len(shm.listing(f"{user_prefix()}@{self._dead}."))
-        self.proof.counts["pools half swept by victims"] += 0 < left < 4
+        self.proof.counts["pools half swept by victims"] += 0 < len(self._left()) < 4
+        return super().look(where, pid)
 
-    def check(self, where: str) -> None:
+    def check(self, seen: Seen) -> None:
         """The next sweep removes the rest, and nothing else."""
         sweep.dead_private_pools()
-        left = shm.listing(f"{user_prefix()}@{self._dead}.")
-        self.expect(not left, "nothing of a dead process is left after a sweep", where, left=left)
-        kept = self._listing()
-        self.expect(kept == self._kept, "a sweep takes nothing of the living", where, kept=kept)
+        self.expect(not self._left(), "nothing of a dead process is left after a sweep", left=self._left())
+        kept = shm.listing(private.the_pool().prefix)
+        self.expect(kept == self._kept, "a sweep takes nothing of the living", kept=kept)
         found = self._bystander.peek()
-        self.expect(found == b"y" * 300, "a living process's T stands", where, found=found)
+        self.expect(found == b"y" * 300, "a living process's T stands", found=found)
 
     def close(self) -> None:
         """Take the bystander out of the pool."""

@@ -2,161 +2,133 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import multiprocessing
-import os
 import random
 import select
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
-from wdkmutex_shm import FastMutex, KMutex, lock_all, lock_any
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm import FastMutex, lock_all, lock_any
 
+from ..base.children import fork, status_of
 from ..base.harness import Proof
-from ..base.stepping import LONGEST, Region, Stepper, end, mark, traced_child
-from . import Scene
+from ..base.stepping import LONGEST, Stepper, end, mark, traced_child
+from ..operations.catalogue import OPERATIONS
+from .scene import PATIENCE, Scene, Seen
 
-__all__ = ["WAITS", "WaitingScene"]
-
-_COMMIT = 72
-"""Where the commit word is in a slot, see slot.h; the lock's word comes first."""
-_TID_MASK, _OWNER_DIED = 0x3FFFFFFF, 0x40000000
-_PATIENCE = 1.0
-"""Seconds within which the sleeper must have what it waits for."""
-_SCHEDULING = 0.5  # and those that a busy machine needs to wake it
+_SCHEDULING = 0.5  # seconds that a busy machine needs to wake the sleeper
 _LIMIT = 10.0
 _SETTLED = 0.02
-_WARM_UP = 20
+VALUES = "lock_when", "wait_for", "guard.wait_for", "changes", "wait_for_async"
+"""Operations that wait for a commit."""
+RELEASES = "commit", "lock_any", "lock_all", "lock_async"
+"""Operations that wait for the lock."""
 
-Told = tuple[int, bool]
 
-
-class Wait(NamedTuple):
-    """Who waits for what.
+class Sleeper:
+    """The actor of the operations that wait: of T it wants what is new enough, and changes nothing.
 
     Attributes:
-        name: of the operation.
-        kind: of the mutex.
-        held: whether the victim has the lock before it is looked at, so that only its release is.
-        forms: ways to wait, one of which is chosen each time. Each is given the mutex and the T that is to come, and
-            returns the T that it found and whether it was told of a death.
+        found: the T that it has found. told: whether it was told of a death.
     """
 
-    name: str
-    kind: Any
-    held: bool
-    forms: tuple[Callable[[Any, int], Told], ...]
+    timeout = patience = _LIMIT
 
+    def __init__(self, mutex: Any, target: int, chance: random.Random) -> None:
+        self.chance = chance
+        self.found = 0
+        self.told = False
+        self._mutex = mutex
+        self._target = target
 
-def _lock_when(mutex: Any, target: int) -> Told:
-    with mutex.lock_when(lambda value: value >= target, timeout=_LIMIT) as guard:
-        return guard.value, guard.abandoned
+    def handle(self, at: Any) -> Any:
+        return self._mutex
 
+    def lock(self, at: Any) -> Any:
+        return self.had(at, self._mutex.lock(_LIMIT))
 
-def _wait_for(mutex: Any, target: int) -> Told:
-    return mutex.wait_for(lambda value: value >= target, timeout=_LIMIT), False
+    def lock_all(self, *places: Any) -> Any:
+        guards = lock_all(self._mutex, FastMutex(0), timeout=_LIMIT)
+        self.had(None, guards[0])
+        return guards
 
+    def lock_any(self, *places: Any) -> tuple[int, Any]:
+        index, guard = lock_any(self._mutex, timeout=_LIMIT)
+        return index, self.had(None, guard)
 
-def _wait_in_guard(mutex: Any, target: int) -> Told:
-    with mutex.lock() as guard:
-        guard.wait_for(lambda value: value >= target, timeout=_LIMIT)
-        return guard.value, guard.abandoned
+    def had(self, at: Any, hold: Any) -> Any:
+        self.told = self.told or hold.abandoned
+        return hold
 
+    def next(self, at: Any, value: int) -> int:
+        self.found = value or self.found
+        return value
 
-def _changes(mutex: Any, target: int) -> Told:
-    for value in mutex.changes(timeout=_LIMIT):
-        if value >= target:
-            return value, False
-    raise TimeoutError
+    def news(self, at: Any) -> Callable[[int], bool]:
+        return lambda value: value >= self._target
 
+    def arrived(self, news: Any, value: int) -> None:
+        self.found = value
 
-def _in_task(mutex: Any, target: int) -> Told:
-    return asyncio.run(mutex.wait_for_async(lambda value: value >= target, timeout=_LIMIT)), False
+    def late(self, news: Any) -> None:
+        raise TimeoutError
 
+    def follow(self, news: Any, value: int) -> bool:
+        self.found = value
+        return value < self._target
 
-def _lock(mutex: Any, _: int) -> Told:
-    with mutex.lock(timeout=_LIMIT) as guard:
-        return guard.value, guard.abandoned
-
-
-def _lock_any(mutex: Any, _: int) -> Told:
-    guard: Any
-    with lock_any(mutex, timeout=_LIMIT)[1] as guard:
-        return guard.value, guard.abandoned
-
-
-def _lock_all(mutex: Any, _: int) -> Told:
-    with lock_all(FastMutex(0), mutex, timeout=_LIMIT) as (_, guard):
-        return guard.value, guard.abandoned
-
-
-def _lock_async(mutex: Any, _: int) -> Told:
-    async def main() -> Told:
-        async with mutex.lock_async(timeout=_LIMIT) as guard:
-            return guard.value, guard.abandoned
-
-    return asyncio.run(main())
-
-
-_VALUES = _lock_when, _wait_for, _wait_in_guard, _changes, _in_task
-_RELEASES = _lock, _lock_any, _lock_all, _lock_async
-
-WAITS = (
-    Wait("commit-waited-for", FastMutex, False, _VALUES),
-    Wait("k-commit-waited-for", KMutex, False, _VALUES),
-    Wait("release-waited-for", FastMutex, True, _RELEASES),
-    Wait("k-release-waited-for", KMutex, True, _RELEASES),
-)
+    def done(self, *places: Any) -> None:
+        """Nothing is counted."""
 
 
 class WaitingScene(Scene):
-    """A commit and a release by a forked child, for which another child of this process waits, and lives on."""
+    """A commit and a release, for which another child of this process waits, and lives on.
 
-    def __init__(self, proof: Proof, stepper: Stepper, wait: Wait) -> None:
-        super().__init__(proof, stepper)
-        self.name = wait.name
-        self._wait = wait
-        self._mutex: Any = wait.kind(0)
+    Args:
+        proof: who is told of broken promises.
+        name: of the scene. kind: of the mutex.
+        held: whether the victim has the lock before it is looked at, so that only its release is.
+    """
+
+    within = True
+
+    def __init__(self, proof: Proof, name: str, kind: Any, held: bool) -> None:
+        super().__init__(proof)
+        self.name = name
+        self._held = held
+        self._mutex: Any = kind(0)
         self._target = 0
         self._form = ""
-        self._commit = 0
-        self._committed = self._dies_holding = False
-        for _ in range(_WARM_UP):  # what is made at first use is no part of the operation
-            self._act(lambda: None)
-        self.region = Region(self._mutex.segment, HEADER_BYTES + self._mutex.slot_index * SLOT_BYTES, SLOT_BYTES)
+        for _ in range(20):  # what is made at first use is no part of the operation
+            self.do(lambda: None)
         self._line, theirs = multiprocessing.Pipe()
-        self._sleeper = os.fork()
-        if self._sleeper == 0:
-            _sleep_on_demand(theirs, self._mutex, wait.forms, proof.random.getrandbits(32))
+        seed = proof.random.getrandbits(32)
+        self._sleeper = fork(lambda: _sleep_on_demand(theirs, self._mutex, RELEASES if held else VALUES, seed))
         theirs.close()
 
-    def _act(self, mark: Callable[[], object]) -> None:
-        if self._wait.held:
-            guard = self._mutex.lock()
-            guard.value = self._target
+    def do(self, mark: Callable[[], object]) -> None:
+        if not self._held:
             mark()
-            guard.drop_safe()
-        else:
+        guard = self._mutex.lock()
+        guard.value = self._target
+        if self._held:
             mark()
-            with self._mutex.lock() as guard:
-                guard.value = self._target
+        guard.drop_safe()
         mark()
 
-    def begin(self) -> int:
+    def begin(self, stepper: Stepper) -> int:
         """The sleeper sleeps before the victim commits, or once it has the lock."""
-        assert self.region is not None
         self._target += 1
-        self._commit = self.region.word(_COMMIT)
-        if not self._wait.held:
+        self.watch(self._mutex)
+        if not self._held:
             self._order()
-        pid = traced_child(lambda: self._act(mark), LONGEST, marks=False)
-        assert self.stepper.begin(pid)
-        if self._wait.held:
+        pid = traced_child(lambda: self.do(mark), LONGEST, marks=False)
+        assert stepper.begin(pid)
+        if self._held:
             self._order()
         return pid
 
@@ -166,60 +138,48 @@ class WaitingScene(Scene):
         assert self._line.poll(_LIMIT)
         self._form = self._line.recv()
         deadline = time.monotonic() + _LIMIT
-        while not _sleeps(self._sleeper) and time.monotonic() < deadline:
+        while status_of(self._sleeper)[:1] != ["S"] and time.monotonic() < deadline:
             time.sleep(0)
         if self.proof.random.random() < 0.5:
             # By then it has looked again, and asked to be served next.
             time.sleep(self.proof.random.random() * _SETTLED)
 
-    def look(self, pid: int) -> None:
-        """Whether the victim holds the lock, and has committed."""
-        assert self.region is not None
-        word = self.region.word(0, 4)
-        self._dies_holding = word & _TID_MASK == pid or bool(word & _OWNER_DIED)
-        self._committed = self.region.word(_COMMIT) != self._commit
+    def look(self, where: str, pid: int) -> Seen:
+        return super().look(f"{where}, {self._form}", pid)
 
-    def check(self, where: str) -> None:
+    def check(self, seen: Seen) -> None:
         """The sleeper wakes, and finds what was committed; if nothing was, after a survivor's commit."""
-        told: Told | None = None
-        where = f"{where}, {self._form}"
-        if self._committed or self._wait.held:
-            told = self._hear(where)
+        committed = any(seen.commits or ())
+        told = self._hear(committed) if committed or self._held else None
+        expected = self._target - (not committed)
         try:
-            with self._mutex.lock(timeout=_PATIENCE + _SCHEDULING) as guard:
-                knew = guard.abandoned or (told is not None and told[1])
-                self.expect(
-                    knew == self._dies_holding, "abandoned is told exactly when the holder died", where, told=knew
-                )
-                self.expect(
-                    not (guard.abandoned and told is not None and told[1]), "a death is told once", where, told=told
-                )
-                self.proof.counts["abandoned"] += knew
-                found, expected = guard.value, self._target - (not self._committed)
-                self.expect(found == expected, "T is what was committed last", where, found=found, committed=expected)
+            with self._mutex.lock(timeout=PATIENCE + _SCHEDULING) as guard:
+                early = told is not None and told[1]
+                self.abandoned(guard.abandoned or early, any(seen.held))
+                self.expect(not (guard.abandoned and early), "a death is told once", told=told)
+                found = guard.value
+                self.expect(found == expected, "T is what was committed last", found=found, committed=expected)
                 guard.value = self._target
         except Exception as error:
-            self.expect(False, "a survivor has the lock within 1 s and can read T", where, error=error)
+            self.expect(False, "a survivor has the lock within 1 s and can read T", error=error)
         if told is None:
-            told = self._hear(where)
+            told = self._hear(committed)
         if told is not None:
-            expected = self._target - (self._wait.held and not self._committed)
-            self.expect(
-                told[0] == expected, "who waited finds what was committed", where, told=told[0], committed=expected
-            )
+            expected = self._target - (self._held and not committed)
+            same = told[0] == expected
+            self.expect(same, "who waited finds what was committed", told=told[0], committed=expected)
 
-    def _hear(self, where: str) -> Told | None:
+    def _hear(self, committed: bool) -> tuple[int, bool] | None:
         begun = time.monotonic()
-        awake = bool(select.select([self._line], [], [], _PATIENCE + _SCHEDULING)[0])
+        awake = bool(select.select([self._line], [], [], PATIENCE + _SCHEDULING)[0])
         took = int(1e6 * (time.monotonic() - begun))
-        longest = "longest sleep after a kill, microseconds"
-        self.proof.counts[longest] = max(self.proof.counts[longest], took)
-        self.expect(awake, "who sleeps wakes within 1 s", where, committed=self._committed)
+        self.proof.longest("longest sleep after a kill, microseconds", took)
+        self.expect(awake, "who sleeps wakes within 1 s", committed=committed)
         if not self._line.poll(_LIMIT):
             return None
-        told: Told | str = self._line.recv()
+        told: tuple[int, bool] | str = self._line.recv()
         if isinstance(told, str):
-            self.expect(False, "who sleeps gets what it waits for", where, error=told)
+            self.expect(False, "who sleeps gets what it waits for", error=told)
             return None
         return told
 
@@ -231,24 +191,17 @@ class WaitingScene(Scene):
         self._mutex.to_owned()
 
 
-def _sleeps(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[0] == "S"
-
-
-def _sleep_on_demand(line: Connection, mutex: Any, forms: tuple[Callable[[Any, int], Told], ...], seed: int) -> None:
-    """In the child that waits: told a T, wait for it in one of the forms, and say what was found. Does not return."""
+def _sleep_on_demand(line: Connection, mutex: Any, forms: tuple[str, ...], seed: int) -> None:
+    """In the child that waits: told a T, wait for it in one of the forms, and say what was found."""
     chance = random.Random(seed)
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with contextlib.suppress(EOFError):
-            while True:
-                target = line.recv()
-                form = chance.choice(forms)
-                line.send(form.__name__)
-                try:
-                    line.send(form(mutex, target))
-                except Exception as error:
-                    line.send(repr(error))
-    finally:
-        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError):
+        while True:
+            sleeper = Sleeper(mutex, line.recv(), chance)
+            form = OPERATIONS[chance.choice(forms)]
+            line.send(form.name)
+            try:
+                form.do(sleeper, *range(2 if form.name == "lock_all" else 1))
+                line.send((sleeper.found, sleeper.told))
+            except Exception as error:
+                line.send(repr(error))

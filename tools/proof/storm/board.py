@@ -7,14 +7,10 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from .counts import COUNTS
-
-__all__ = ["Board", "Log"]
-
 _WORDS = ("stop", "excused", "since", "left", "right", "lock left", "lock right", "told")
-_ROW = len(COUNTS) + 1  # and who is behind the semaphore
 
 
 class Board:
@@ -22,25 +18,28 @@ class Board:
 
     Args:
         rows: how many.
+        counted: what is counted; of what begins with ``longest``, the greatest number.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._map = mmap.mmap(-1, 8 * (len(_WORDS) + rows * _ROW))
+    def __init__(self, rows: int, counted: Sequence[str]) -> None:
+        self._counted = {what: place for place, what in enumerate(counted)}
+        self._row = len(counted) + 1  # and who is behind the semaphore
+        self._map = mmap.mmap(-1, 8 * (len(_WORDS) + rows * self._row))
         self._words = memoryview(self._map).cast("Q")
 
     def count(self, row: int, what: str, number: int = 1) -> None:
         """Count something."""
-        self._words[len(_WORDS) + row * _ROW + COUNTS.index(what)] += number
+        self._words[len(_WORDS) + row * self._row + self._counted[what]] += number
 
     def note_longest(self, row: int, what: str, number: int) -> None:
         """Remember the greatest number."""
-        place = len(_WORDS) + row * _ROW + COUNTS.index(what)
+        place = len(_WORDS) + row * self._row + self._counted[what]
         self._words[place] = max(self._words[place], number)
 
     def totals(self) -> dict[str, int]:
         """The counts of all rows together; of what is longest, the longest."""
         rows = self._words[len(_WORDS) :]
-        found = {what: list(rows[place::_ROW]) for place, what in enumerate(COUNTS)}
+        found = {what: list(rows[place :: self._row]) for what, place in self._counted.items()}
         return {what: max(row) if what.startswith("longest") else sum(row) for what, row in found.items()}
 
     def word(self, name: str) -> int:
@@ -50,17 +49,6 @@ class Board:
     def set_word(self, name: str, number: int) -> None:
         """Write it."""
         self._words[_WORDS.index(name)] = number
-
-    # --- the end
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the workers are to end."""
-        return bool(self.word("stop"))
-
-    def stop(self) -> None:
-        """Let the workers end."""
-        self.set_word("stop", 1)
 
     # --- time in which nobody can be blamed for a wait
 
@@ -87,11 +75,11 @@ class Board:
 
     def set_inside(self, row: int, pid: int) -> None:
         """Write down that a process is inside, or with 0 that it is not."""
-        self._words[len(_WORDS) + row * _ROW + len(COUNTS)] = pid
+        self._words[len(_WORDS) + (row + 1) * self._row - 1] = pid
 
     def inside(self) -> list[int]:
         """Pids of those inside; one that was killed there stays until its successor has been inside."""
-        return [pid for pid in self._words[len(_WORDS) + len(COUNTS) :: _ROW] if pid]
+        return [pid for pid in self._words[len(_WORDS) + self._row - 1 :: self._row] if pid]
 
     def close(self) -> None:
         """Unmap it."""

@@ -6,13 +6,12 @@ commit is missing.
 
 from __future__ import annotations
 
+import abc
 import random
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-__all__ = ["BytesLedger", "DictLedger", "IntLedger", "Ledger", "Page", "TornError"]
+from typing import Any, NamedTuple
 
 _LARGEST = 1 << 20
 _SEQUENCE_BITS = 9
@@ -34,37 +33,29 @@ class Page(NamedTuple):
     commits: tuple[int, ...]
 
 
-class Ledger(Protocol):
+class Ledger(abc.ABC):
     """One form of T. ``modulus`` is what numbers of commits are counted by."""
 
-    modulus: int
+    modulus = 1 << 63
 
+    @abc.abstractmethod
     def first(self, name: str, epoch: int, workers: int) -> Any:
         """The first T."""
 
+    @abc.abstractmethod
     def read(self, value: Any, name: str) -> Page:
         """What a T says. Raises TornError."""
 
+    @abc.abstractmethod
     def write(self, value: Any, name: str, page: Page, chance: random.Random) -> Any:
         """A new T that says this."""
 
+    @abc.abstractmethod
     def spoiled(self, value: Any) -> Any:
         """A T that does not pass ``read``."""
 
 
-def _crc(*parts: bytes) -> int:
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return crc
-
-
-def _size(chance: random.Random) -> int:
-    """Bytes of filling: any order of magnitude is as likely as another."""
-    return int(_LARGEST ** chance.random())
-
-
-class IntLedger:
+class IntLedger(Ledger):
     """Everything in one int of 1 to 9 bytes; no name and no epoch, so it is not registered anew."""
 
     modulus = 1 << _SEQUENCE_BITS
@@ -90,13 +81,12 @@ class IntLedger:
         return body << 8 | self._check(body)
 
     def _check(self, body: int) -> int:
-        return _crc(body.to_bytes(8, "little")) & 0xFF
+        return zlib.crc32(body.to_bytes(8, "little")) & 0xFF
 
 
-class BytesLedger:
+class BytesLedger(Ledger):
     """Bytes, from a few dozen to a MiB."""
 
-    modulus = 1 << 63
     _head = struct.Struct("<IQI")
 
     def first(self, name: str, epoch: int, workers: int) -> bytes:
@@ -106,44 +96,40 @@ class BytesLedger:
         try:
             (crc,) = struct.unpack_from("<I", value)
             named, epoch, workers = self._head.unpack_from(value, 4)
-            commits = struct.unpack_from(f"<{workers}Q", value, 4 + self._head.size)
+            page = Page(epoch, struct.unpack_from(f"<{workers}Q", value, 4 + self._head.size))
         except struct.error as error:
             raise TornError(f"{len(value)} bytes: {error}") from None
-        if _crc(memoryview(value)[4:]) != crc:  # type: ignore[arg-type]
-            raise TornError(f"{len(value)} bytes, page {Page(epoch, commits)}")
+        if zlib.crc32(memoryview(value)[4:]) != crc:
+            raise TornError(f"{len(value)} bytes, {page}")
         if named != zlib.crc32(name.encode()):
-            raise TornError(f"another mutex's: {Page(epoch, commits)}")
-        return Page(epoch, commits)
+            raise TornError(f"another mutex's: {page}")
+        return page
 
     def write(self, value: bytes, name: str, page: Page, chance: random.Random) -> bytes:
-        size = _size(chance)
+        size = int(_LARGEST ** chance.random())  # any order of magnitude is as likely as another
         return self._pack(name, page, chance.randbytes(min(size, 64)) * (size // 64 + 1))
 
     def spoiled(self, value: bytes) -> bytes:
         return b"\0" + value
 
     def _pack(self, name: str, page: Page, filling: bytes) -> bytes:
-        commits = page.commits
-        head = self._head.pack(zlib.crc32(name.encode()), page.epoch, len(commits))
-        rest = head + struct.pack(f"<{len(commits)}Q", *commits) + filling
-        return struct.pack("<I", _crc(rest)) + rest
+        count = len(page.commits)
+        head = self._head.pack(zlib.crc32(name.encode()), page.epoch, count)
+        rest = head + struct.pack(f"<{count}Q", *page.commits) + filling
+        return struct.pack("<I", zlib.crc32(rest)) + rest
 
 
-class DictLedger:
+class DictLedger(Ledger):
     """A dict that is changed in place."""
-
-    modulus = 1 << 63
 
     def first(self, name: str, epoch: int, workers: int) -> dict[str, Any]:
         value: dict[str, Any] = {"name": name, "epoch": epoch, "commits": [0] * workers, "filling": []}
-        value["check"] = self._check(value)
-        return value
+        return {**value, "check": self._check(value)}
 
     def read(self, value: dict[str, Any], name: str) -> Page:
         try:
-            whole = value["check"] == self._check(value)
             page = Page(value["epoch"], tuple(value["commits"]))
-            if not whole:
+            if value["check"] != self._check(value):
                 raise TornError(f"{page}")
             if value["name"] != name:
                 raise TornError(f"another mutex's: {page}")
@@ -166,4 +152,4 @@ class DictLedger:
         return value
 
     def _check(self, value: dict[str, Any]) -> int:
-        return _crc(repr((value["name"], value["epoch"], value["commits"], value["filling"])).encode())
+        return zlib.crc32(repr([value[key] for key in ("name", "epoch", "commits", "filling")]).encode())

@@ -1,76 +1,128 @@
-"""What a worker does next: how likely each deed is, and what it is done to."""
+"""What a worker does next: how likely each operation is, and whether a Ctrl-C may come in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from . import bank, multi, operations, relay, tasks, types
-from .book import Book
-from .counts import deed
-from .deadlocks import cross, look_at_waiters
+from ..operations.actor import ALL_KINDS, T_KINDS, Operation, nothing, one, some, unchecked
+from ..operations.catalogue import OPERATIONS
+from . import bank, operations, types
+from .actor import LOCK, TYPE, VALUE, Keeper
+from .setup import Book
 
-if TYPE_CHECKING:
-    from .worker import Worker
 
-__all__ = ["choose"]
+class Entry(NamedTuple):
+    """An operation of the storm.
 
-_ONE: tuple[tuple[float, str, Callable[[Worker, Book, Any], object]], ...] = (
-    (10, "commit", operations.commit),
-    (3, "commit nested", operations.commit_nested),
-    (2, "commit twice", operations.commit_twice),
-    (2, "commit by dropping the guard", operations.commit_by_dropping),
-    (2, "try_lock", operations.try_lock),
-    (3, "rollback", operations.fail),
-    (2, "two locks in any order", cross),
-    (1, "fork while holding", operations.fork),
-    (5, "peek", operations.peek),
-    (0.5, "pickle", operations.pickled),
-    (0.5, "tasks of an event loop", tasks.run_tasks),
-    (0.5, "waiters looked at", look_at_waiters),
+    Attributes:
+        weight: how likely it is.
+        operation: what it is.
+        calm: whether Ctrl-C is kept away: it would leave the program's own data half changed, or a loop half made.
+    """
+
+    weight: float
+    operation: Operation
+    calm: bool = False
+
+
+def _relay(worker: Keeper) -> tuple[Book, ...]:
+    return (worker.chance.choice(worker.world.relays),)
+
+
+def _and_a_relay(worker: Keeper) -> tuple[Book, ...]:
+    book = worker.choose(T_KINDS)
+    return (*book, *_relay(worker)) if book else ()
+
+
+def _known(name: str, prepare: Callable[[Any], tuple[Any, ...]] | None = None, called: str | None = None) -> Operation:
+    """One of the catalogue's; if need be done to something else, or under another name."""
+    operation = OPERATIONS[name]
+    return operation._replace(name=called or name, prepare=prepare or operation.prepare)
+
+
+def _own(name: str, do: Callable[..., object], prepare: Callable[[Any], tuple[Any, ...]] = nothing) -> Operation:
+    return Operation(name, do, prepare, unchecked)
+
+
+TABLE = (
+    Entry(16, _known("commit")),
+    Entry(3, _known("commit nested")),
+    Entry(3, _known("commit twice")),
+    Entry(1, _known("commit while held")),
+    Entry(3, _known("commit by dropping the guard")),
+    Entry(1, _known("commit by drop_safe")),
+    Entry(0.3, _known("commit in a task"), calm=True),
+    Entry(3, _known("try_lock")),
+    Entry(4, _known("exception")),
+    Entry(1, _known("rollback")),
+    Entry(8, _known("peek")),
+    Entry(0.5, _known("look")),
+    Entry(7, _known("hold", called="critical section"), calm=True),
+    Entry(1, _known("hold twice", called="critical section, twice"), calm=True),
+    Entry(0.8, _known("tasks of an event loop", _and_a_relay), calm=True),
+    Entry(3, _known("lock_all")),
+    Entry(0.5, _known("lock_all, committed while held")),
+    Entry(0.4, _known("lock_all, exception")),
+    Entry(2, _known("lock_any", some(*T_KINDS))),
+    Entry(1, _known("lock_any", called="lock_any, with sections"), calm=True),
+    Entry(4, _known("commit", _relay, called="value told")),
+    Entry(1, _known("lock_when", _relay)),
+    Entry(1, _known("wait_for", _relay)),
+    Entry(1, _known("guard.wait_for", _relay)),
+    Entry(0.5, _known("changes", _relay)),
+    Entry(0.3, _known("wait_for_async", _relay), calm=True),
+    Entry(0.3, _known("lock_async"), calm=True),
+    Entry(0.8, _own("pickle", operations.pickled, one(*T_KINDS))),
+    Entry(1, _own("a mutex of its own", operations.own)),
+    Entry(0.7, _own("registered anew", operations.register_anew, operations.renewed)),
+    Entry(3, _own("two locks in any order", operations.cross, some(*T_KINDS, most=2))),
+    Entry(0.8, _own("waiters looked at", operations.look_at_waiters, one(*T_KINDS))),
+    Entry(1.6, _own("fork while holding", operations.fork_holding, one(*T_KINDS))),
+    Entry(0.5, _own("fork in lock_all", operations.fork_holding_all, some(*ALL_KINDS)), calm=True),
+    Entry(6, _own("lock_all: transfer", bank.transfer)),
+    Entry(3, _own("lock_all: two counters", bank.move)),
+    Entry(3, _own("mp.Lock", types.lock), calm=True),
+    Entry(2, _own("mp.Value", types.value), calm=True),
+    Entry(2, _own("mp.Semaphore", types.semaphore), calm=True),
+    Entry(1, _own("mp.Condition: told", types.tell), calm=True),
+    Entry(0.5, _own("mp.Condition: waited", types.wait), calm=True),
+    Entry(3, _own("mp.Queue: put", types.put), calm=True),
+    Entry(3, _own("mp.Queue: taken", types.take), calm=True),
 )
-"""What is done to one book, that is no critical section."""
+WEIGHTS = [entry.weight for entry in TABLE]
 
-_MORE: tuple[tuple[float, str, Callable[[Worker], object]], ...] = (
-    (6, "lock_all: transfer", bank.transfer),
-    (3, "lock_all: two counters", bank.move),
-    (0.5, "fork in lock_all", bank.fork),
-    (3, "lock_all: books", multi.commit_together),
-    (3, "lock_any", multi.commit_any),
-    (4, "value told", relay.tell),
-    (1, "lock_when", relay.lock_when),
-    (1, "wait_for", relay.wait_for),
-    (1, "guard.wait_for", relay.wait_in_guard),
-    (0.5, "changes", relay.follow),
-    (3, "mp.Lock", types.lock),
-    (2, "mp.Value", types.value),
-    (2, "mp.Semaphore", types.semaphore),
-    (1, "mp.Condition: told", types.tell),
-    (0.5, "mp.Condition: waited", types.wait),
-    (3, "mp.Queue: put", types.put),
-    (3, "mp.Queue: taken", types.take),
+
+def done(name: str) -> str:
+    """What an operation that was done to its end is counted as."""
+    return f"operations: {name}"
+
+
+COUNTED = (
+    "operations",
+    "commits",
+    "peeks",
+    "rollbacks",
+    "interrupts",
+    "forks while holding",
+    "registrations",
+    "abandoned",
+    "abandoned, one of several",
+    "abandoned, mp",
+    "deadlocks named",
+    "longest deadlock",
+    "waiters told",
+    "tasks",
+    "tasks cancelled",
+    "values waited for in tasks",
+    "timeouts",
+    "lives ended in order",
+    "pool: tasks done",
+    "pool: tasks that died with their worker",
+    "pool: workers killed",
+    *(done(entry.operation.name) for entry in TABLE),
+    LOCK,
+    VALUE,
+    TYPE,
 )
-"""What chooses for itself what it is done to."""
-
-_SHARE = 0.4
-"""How often it is one of these."""
-_OWN = 0.02
-_TURNOVER = 0.03
-
-
-def choose(worker: Worker) -> tuple[Book, str, Callable[[], object]]:
-    """Return a book, what a deed is counted as, and the deed, which returns False if it came to nothing."""
-    chance = worker.chance
-    book = chance.choice(worker.world.books)
-    if chance.random() < _SHARE:
-        (_, name, more) = chance.choices(_MORE, [weight for weight, _, _ in _MORE])[0]
-        return book, deed(name), partial(more, worker)
-    if book.renewed and chance.random() < _TURNOVER:
-        return book, deed("registered anew"), partial(operations.register_anew, worker, book)
-    if book.kind == "section":
-        return book, deed("critical section"), partial(operations.section, worker, book)
-    if chance.random() < _OWN:
-        return book, deed("a mutex of its own"), partial(operations.own, worker)
-    (_, name, one) = chance.choices(_ONE, [weight for weight, _, _ in _ONE])[0]
-    return book, deed(name), lambda: one(worker, book, worker.handle(book))
+"""All that is counted."""
