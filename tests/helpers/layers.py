@@ -44,7 +44,6 @@ MAY_IMPORT = {
 """Layer -> the layers that it may import; names without a dot are short for those of ``wdkmutex_shm``."""
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("proof.intruders.clients", "proof.intruders.multi"): "circle",
     ("wdkmutex_daemon.serve.server", "wdkmutex_daemon.serve.handlers"): "circle",
     ("wdkmutex_shm.base.forks", "wdkmutex_shm.core._thread"): "upward",
     ("wdkmutex_shm.core._affinity", "wdkmutex_shm.core._guard"): "circle",

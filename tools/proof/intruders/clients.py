@@ -7,25 +7,26 @@ import functools
 import os
 import random
 import resource
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm import FastMutex, Grt, KMutex
+from wdkmutex_shm import FastMutex, Grt, KMutex, lock_all, lock_any
 from wdkmutex_shm.errors import LockTimeout, MutexDamaged, MutexDestroyed, WdkMutexError
 from wdkmutex_shm.grt import session
 
-from . import multi
-
-__all__ = ["Client", "Point", "SPECS", "Spec", "register_all", "work"]
+from ..base.children import die, fork, space_of
+from ..operations.actor import ALL_KINDS, T_KINDS, Entered, Operation, nothing, one, some, unchecked
+from ..operations.catalogue import OPERATIONS
 
 #: Seconds that a lock may be waited for, and seconds after which an operation hangs.
 TIMEOUT = 0.3
 HANG = 15.0
 #: What a client may grow by, in address space: any T here is far smaller.
 MEMORY = 1 << 30
-_RARELY = 0.1
+_DYING = 5  # seconds in which a child that dies locks what it is to hold
 
 
 @dataclasses.dataclass
@@ -38,16 +39,32 @@ class Point:
 
 
 class Spec(NamedTuple):
-    """Attributes:
-    name, kind: of the mutex; a kind is ``fast``, ``k`` or ``section``.
-    type: T, None for any.
-    make: makes a value.
+    """A mutex.
+
+    Attributes:
+        name, kind: of it; a kind is ``fast``, ``k`` or ``section``.
+        type: T, None for any.
+        make: makes a value.
     """
 
     name: str
     kind: str
     type: Any
     make: Callable[[random.Random], Any]
+
+    def register(self, source: random.Random) -> None:
+        """Register it anew."""
+        if self.kind == "section":
+            Grt.register_critical_section(self.name)
+        else:
+            register: Any = Grt.register_fast_mutex if self.kind == "fast" else Grt.register_kmutex
+            register(self.name, self.make(source), self.type)
+
+    def get(self) -> Any:
+        """The registered one."""
+        if self.kind == "section":
+            return Grt.get_critical_section(self.name)
+        return (Grt.get_fast_mutex if self.kind == "fast" else Grt.get_kmutex)(self.name, self.type)
 
 
 def _dict(source: random.Random, size: int) -> dict[str, Any]:
@@ -69,156 +86,229 @@ SPECS = [
 ]
 
 
-def _register(spec: Spec, source: random.Random) -> None:
-    if spec.kind == "section":
-        Grt.register_critical_section(spec.name)
-    elif spec.kind == "fast":
-        Grt.register_fast_mutex(spec.name, spec.make(source), spec.type)
-    else:
-        Grt.register_kmutex(spec.name, spec.make(source), spec.type)
+class Client:
+    """One process that works on damaged mutexes: an actor whose places are specs."""
+
+    timeout = TIMEOUT
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self._handles: dict[str, Any] = {}
+        self._chosen: tuple[Spec, ...] = ()
+
+    def step(self) -> None:
+        """One operation."""
+        self._chosen = tuple[Spec, ...]()
+        operation = self.chance.choices(*zip(*_TABLE, strict=True))[0]
+        begun = time.monotonic()
+        try:
+            operation.run(self)
+        except LockTimeout:
+            self.counts["timeouts"] += 1
+        except WdkMutexError as error:
+            self.counts[type(error).__name__] += 1
+            self._mend(error)
+        except OverflowError:
+            assert any(spec.type is int for spec in self._chosen), self._chosen  # a sum beyond 64 bits, as documented
+        took = time.monotonic() - begun
+        assert took < HANG, f"{operation.name} on {[spec.name for spec in self._chosen]} took {took:.1f} s"
+        self.counts["operations"] += 1
+
+    def _mend(self, error: WdkMutexError) -> None:
+        """What the messages say: register it anew, or set it with replace(). Everything else is looked up again."""
+        if not self._chosen:
+            return
+        spec, gone = self._chosen[0], isinstance(error, MutexDestroyed)
+        for other in self._chosen[1:]:
+            self._handles.pop(other.name, None)
+        try:
+            if not isinstance(error, (MutexDamaged, MutexDestroyed)):
+                self._handles.pop(spec.name, None)
+            elif gone or spec.kind == "section" or self.chance.random() < 0.5:
+                self._handles.pop(spec.name, None)
+                spec.register(self.chance)
+            else:
+                self._known(spec).replace(spec.make(self.chance), timeout=TIMEOUT)
+        except WdkMutexError as other_error:
+            self.counts[f"mending: {type(other_error).__name__}"] += 1
+
+    def _known(self, spec: Spec) -> Any:
+        """The handle that this process has; now and then a new one, or that of an anonymous mutex."""
+        known = self._handles.get(spec.name)
+        if known is None or self.chance.random() < 0.02:
+            if spec.kind != "section" and self.chance.random() < 0.3:
+                cls = FastMutex if spec.kind == "fast" else KMutex
+                known = cls(spec.make(self.chance), type=spec.type)
+            else:
+                known = spec.get()
+            self._handles[spec.name] = known
+        return known
+
+    # --- the actor
+
+    @property
+    def patience(self) -> float:
+        return self.chance.choice((0, 0.001, 0.02))
+
+    def choose(self, kinds: tuple[str, ...], least: int = 1, most: int = 1) -> tuple[Spec, ...]:
+        specs = [spec for spec in SPECS if spec.kind in kinds]
+        self._chosen = tuple(self.chance.sample(specs, self.chance.randint(least, min(most, len(specs)))))
+        handles = [self._known(spec) for spec in self._chosen]
+        if len({(handle.segment, handle.slot_index) for handle in handles}) < len(handles):
+            for spec in self._chosen:  # one of them is gone, and another one has its slot
+                self._handles.pop(spec.name, None)
+            return ()
+        return self._chosen
+
+    def handle(self, at: Spec) -> Any:
+        return self._handles[at.name]
+
+    def lock(self, at: Spec) -> Any:
+        mutex = self.handle(at)
+        return Entered(mutex, TIMEOUT) if at.kind == "section" else mutex.lock(TIMEOUT)
+
+    def lock_all(self, *places: Spec) -> Any:
+        return lock_all(*map(self.handle, places), timeout=TIMEOUT)
+
+    def lock_any(self, *places: Spec) -> tuple[int, Any]:
+        return lock_any(*map(self.handle, places), timeout=TIMEOUT)
+
+    def had(self, at: Spec, hold: Any) -> Any:
+        return hold
+
+    def inside(self, at: Spec, hold: Any) -> None:
+        assert self.handle(at).locked() in (True, False)
+
+    def see(self, at: Spec, value: Any) -> None:
+        """Complain about a value that is no T."""
+        assert at.type is None or type(value) is at.type, f"T of {at.name!r} is of {type(value)}"
+        self.counts["values"] += 1
+
+    def next(self, at: Spec, value: Any) -> Any:
+        if value is not None:
+            self.see(at, value)
+            if self.chance.random() < 0.3:
+                return value
+        return at.make(self.chance)
+
+    def spoil(self, at: Spec, value: Any) -> Any:
+        self.see(at, value)
+        return at.make(self.chance)
+
+    def amount(self, at: Spec) -> int:
+        return 1
+
+    def done(self, *places: Spec) -> None:
+        """Nothing is known of what others do."""
+
+    def news(self, at: Spec) -> Any:
+        return functools.partial(self._is_news, at)
+
+    def _is_news(self, at: Spec, value: Any) -> bool:
+        self.see(at, value)
+        return self.chance.random() < 0.5
+
+    def arrived(self, news: Any, value: Any) -> None:
+        self.see(news.args[0], value)
+
+    def late(self, news: Any) -> None:
+        raise LockTimeout("no news")
+
+    def follow(self, news: Any, value: Any) -> bool:
+        self.see(news.args[0], value)
+        return self.chance.random() < 0.5
+
+    def mark(self) -> None:
+        """Damage comes at any time."""
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.counts[what] += number
+
+    def broken(self, promise: str, **facts: Any) -> None:
+        raise AssertionError(f"{promise}: {facts}")
 
 
-def _get(spec: Spec) -> Any:
-    if spec.kind == "section":
-        return Grt.get_critical_section(spec.name)
-    return (Grt.get_fast_mutex if spec.kind == "fast" else Grt.get_kmutex)(spec.name, spec.type)
+# --- what only these clients do
+
+
+def _number(client: Client) -> tuple[Spec, ...]:
+    client._chosen = (client.chance.choice([spec for spec in SPECS if spec.type in (int, float)]),)
+    client._known(client._chosen[0])
+    return client._chosen
+
+
+def _take_out(client: Client, at: Spec) -> None:
+    """The end of an anonymous mutex."""
+    mutex = client.handle(at)
+    if mutex.name == "":
+        del client._handles[at.name]
+        with mutex.to_owned_box() as box:
+            client.see(at, box.value)
+
+
+def _ask(client: Client) -> None:
+    """What asks the daemon."""
+    assert isinstance(Grt.names(), list)
+    assert isinstance(session.current().collect("list", "mutexes"), list)
+
+
+def _die(client: Client, *places: Spec) -> None:
+    """A child is killed that holds several: the next one finds what it left, and the notes that the damage forged."""
+
+    def live() -> None:
+        signal.alarm(_DYING)
+        client.lock_all(*places).commit()
+        die()
+
+    os.waitpid(fork(live), 0)
+    client.count("deaths")
+    OPERATIONS["lock_all"].do(client, *places)
+
+
+def _tasks(client: Client) -> tuple[Any, ...]:
+    chosen = client.choose(ALL_KINDS)
+    return (*chosen, None if chosen[0].kind == "section" else chosen[0]) if chosen else ()
+
+
+def _known(name: str, prepare: Callable[[Any], tuple[Any, ...]] | None = None) -> Operation:
+    operation = OPERATIONS[name]
+    return operation._replace(prepare=prepare or operation.prepare, check=unchecked)
+
+
+_TABLE: list[tuple[Operation, float]] = [
+    (_known("commit"), 4),
+    (_known("commit nested"), 2),
+    (_known("commit twice"), 1),
+    (_known("commit by dropping the guard"), 1),
+    (_known("commit by drop_safe"), 1),
+    (_known("exception"), 1),
+    (_known("rollback"), 2),
+    (_known("try_lock"), 1),
+    (_known("peek"), 4),
+    (_known("replace"), 2),
+    (_known("fetch_add", _number), 1),
+    (_known("look"), 3),
+    (_known("hold"), 1),
+    (_known("hold twice"), 1),
+    (_known("lock_all", some(*ALL_KINDS, most=3)), 4),
+    (_known("lock_all, committed while held", some(*ALL_KINDS, most=3)), 2),
+    (_known("lock_any", some(*ALL_KINDS, most=3)), 3),
+    (_known("lock_when"), 1),
+    (_known("wait_for"), 1),
+    (_known("guard.wait_for"), 1),
+    (_known("changes"), 1),
+    (_known("tasks of an event loop", _tasks), 0.6),
+    (Operation("took out", _take_out, one(*T_KINDS), unchecked), 1),
+    (Operation("asked", _ask, nothing, unchecked), 3),
+    (Operation("died", _die, some(*ALL_KINDS, most=3), unchecked), 0.6),
+]
 
 
 def register_all(source: random.Random) -> None:
     """Register every mutex of :data:`SPECS` in the attached instance."""
     for spec in SPECS:
-        _register(spec, source)
-
-
-class Client:
-    """One process that works on damaged mutexes."""
-
-    specs = SPECS
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-        self.handles: dict[str, Any] = {}
-
-    def right(self, spec: Spec, value: Any) -> None:
-        """Complain about a value that is no T."""
-        assert spec.type is None or type(value) is spec.type, f"T of {spec.name!r} is of {type(value)}"
-        self.counts["values"] += 1
-
-    def handle(self, spec: Spec) -> Any:
-        """The handle that this process has; now and then a new one, or that of an anonymous mutex."""
-        known = self.handles.get(spec.name)
-        if known is None or self.random.random() < 0.02:
-            if spec.kind != "section" and self.random.random() < 0.3:
-                cls = FastMutex if spec.kind == "fast" else KMutex
-                known = cls(spec.make(self.random), type=spec.type)
-            else:
-                known = _get(spec)
-            self.handles[spec.name] = known
-        return known
-
-    def step(self) -> None:
-        """One operation on one mutex."""
-        spec = self.random.choice(SPECS)
-        operations = [self.look, self.name_it]
-        operations += [self.enter] if spec.kind == "section" else [self.hold, self.hold, self.peek, self.change]
-        if self.random.random() < 0.4:
-            several = [multi.hold_several, multi.hold_several, multi.hold_any]
-            if spec.kind != "section":
-                several.append(multi.await_value)
-            if self.random.random() < _RARELY:
-                several = [multi.run_tasks, multi.die]
-            operations = [functools.partial(each, self) for each in several]
-        operation = self.random.choice(operations)
-        begun = time.monotonic()
-        try:
-            operation(spec)
-        except LockTimeout:
-            self.counts["timeouts"] += 1
-        except (MutexDamaged, MutexDestroyed) as error:
-            self.counts[type(error).__name__] += 1
-            self.mend(spec, isinstance(error, MutexDestroyed))
-        except WdkMutexError as error:
-            self.counts[type(error).__name__] += 1
-            self.handles.pop(spec.name, None)
-        except OverflowError:
-            assert spec.type is int, spec  # a sum beyond 64 bits, as documented
-        took = time.monotonic() - begun
-        assert took < HANG, f"{operation} on {spec.name!r} took {took:.1f} s"
-        self.counts["operations"] += 1
-
-    def mend(self, spec: Spec, gone: bool) -> None:
-        """What the messages say: register it again, or set it with replace()."""
-        try:
-            if gone or spec.kind == "section" or self.random.random() < 0.5:
-                self.handles.pop(spec.name, None)
-                _register(spec, self.random)
-            else:
-                self.handle(spec).replace(spec.make(self.random), timeout=TIMEOUT)
-        except WdkMutexError as error:
-            self.counts[f"mending: {type(error).__name__}"] += 1
-
-    def enter(self, spec: Spec) -> None:
-        section = self.handle(spec)
-        section.enter(TIMEOUT)
-        try:
-            assert section.locked() in (True, False)
-        finally:
-            section.leave()
-
-    def hold(self, spec: Spec) -> None:
-        mutex = self.handle(spec)
-        with mutex.lock(timeout=TIMEOUT) as guard:
-            self.right(spec, guard.value)
-            if self.random.random() < 0.5:
-                guard.value = spec.make(self.random)
-            if spec.kind == "k":
-                with mutex.lock(timeout=TIMEOUT) as inner:
-                    self.right(spec, inner.value)
-            if self.random.random() < 0.2:
-                guard.commit()
-            elif self.random.random() < 0.2:
-                guard.rollback()
-
-    def peek(self, spec: Spec) -> None:
-        self.right(spec, self.handle(spec).peek())
-
-    def change(self, spec: Spec) -> None:
-        mutex = self.handle(spec)
-        choice = self.random.randrange(4)
-        if choice == 0 and spec.type in (int, float):
-            self.right(spec, mutex.fetch_add(1, timeout=TIMEOUT))
-        elif choice == 1:
-            guard = mutex.try_lock()
-            if guard is not None:
-                with guard:
-                    self.right(spec, guard.value)
-        elif choice == 2 and mutex.name == "":
-            del self.handles[spec.name]
-            with mutex.to_owned_box() as box:
-                self.right(spec, box.value)
-        else:
-            old = mutex.replace(spec.make(self.random), timeout=TIMEOUT)
-            if old is not None:  # as one that could not be read
-                self.right(spec, old)
-
-    def look(self, spec: Spec) -> None:
-        """What never waits in any state."""
-        mutex = self.handle(spec)
-        assert repr(mutex)
-        assert mutex.statistics().value_bytes >= 0
-        owner = mutex.owner
-        assert owner is None or owner.held_for >= 0
-
-    def name_it(self, spec: Spec) -> None:
-        """What asks the daemon."""
-        choice = self.random.randrange(3)
-        if choice == 0:
-            assert isinstance(Grt.names(), list)
-        elif choice == 1:
-            assert isinstance(session.current().collect("list", "mutexes"), list)
-        else:
-            self.handles[spec.name] = _get(spec)
+        spec.register(source)
 
 
 def work(seed: int, seconds: float) -> dict[str, int]:
@@ -228,9 +318,8 @@ def work(seed: int, seconds: float) -> dict[str, int]:
         AssertionError, and whatever is no error of ours: the promise is broken.
     """
     client = Client(seed)
-    with open("/proc/self/statm") as file:
-        space = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (space + MEMORY, space + MEMORY))
+    most = space_of() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     until = time.monotonic() + seconds
     while time.monotonic() < until and os.getppid() != 1:

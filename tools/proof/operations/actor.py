@@ -16,6 +16,21 @@ class OopsError(Exception):
     """What is raised amid a change that must be rolled back."""
 
 
+class Entered:
+    """A critical section that was entered, to be left by ``with``."""
+
+    def __init__(self, section: Any, timeout: float) -> None:
+        section.enter(timeout)
+        self.abandoned = section.abandoned
+        self._section = section
+
+    def __enter__(self) -> Entered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._section.leave()
+
+
 class Actor(Protocol):
     """Who does operations: it chooses what they are done to and what T comes next, and looks at all that they find.
 

@@ -27,6 +27,7 @@ from wdkmutex_shm.pool import private
 
 from ..base.children import is_running, undisturbed
 from ..base.harness import descriptors
+from ..operations.actor import Entered
 from .actor import LOCK, TYPE, VALUE
 from .board import Log
 from .ledger import Page, TornError
@@ -217,11 +218,7 @@ class Worker:
     def lock(self, at: Book) -> Any:
         """Lock a mutex, and note how long that took."""
         mutex, begun = self.handle(at), self.now()
-        if at.kind == "section":
-            mutex.enter(self.timeout)
-            hold = _Section(mutex)
-        else:
-            hold = mutex.lock(self.timeout)
+        hold = Entered(mutex, self.timeout) if at.kind == "section" else mutex.lock(self.timeout)
         self.waited(at.name, begun)
         return self.had(at, hold)
 
@@ -411,20 +408,6 @@ class Worker:
 
     def mark(self) -> None:
         """A storm comes at any time."""
-
-
-class _Section:
-    """A critical section that was entered, to be left by ``with``."""
-
-    def __init__(self, section: Any) -> None:
-        self.abandoned = section.abandoned
-        self._section = section
-
-    def __enter__(self) -> _Section:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._section.leave()
 
 
 def _footprint() -> tuple[int, int]:
