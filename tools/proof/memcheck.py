@@ -21,8 +21,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-__all__ = ["findings", "main"]
-
 SKIPPED = 77
 _OPTIONS = (
     "--tool=memcheck",

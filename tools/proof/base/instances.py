@@ -19,8 +19,6 @@ from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import sweep
 from wdkmutex_shm.pool.pool import Pool
 
-__all__ = ["NOBODY", "ROOT", "daemon_of", "end_daemon", "instance", "remove_instance", "rss", "segments", "slot_offset"]
-
 NOBODY = 65534
 ROOT = os.geteuid() == 0
 
@@ -93,10 +91,3 @@ def instance(name: str) -> Iterator[str]:
     finally:
         remove_instance(name)
         sweep.dead_private_pools()
-
-
-def slot_offset(index: int, field: int = 0) -> int:
-    """Where a field of a slot lies in its segment."""
-    from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
-
-    return int(HEADER_BYTES + index * SLOT_BYTES + field)

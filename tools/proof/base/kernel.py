@@ -10,18 +10,6 @@ import os
 import platform
 import struct
 
-__all__ = [
-    "CLONE_NEWNS",
-    "CLONE_NEWPID",
-    "CLONE_NEWUSER",
-    "drop_capability",
-    "enter",
-    "mount",
-    "refuse_system_calls",
-    "stay_visible",
-    "unshare",
-]
-
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000

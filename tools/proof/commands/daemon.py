@@ -113,11 +113,12 @@ class Attacks:
     def flood(self) -> None:
         """A frame that says it is of 2 GiB, and as much of it as the daemon takes."""
         chunk = bytes(1 << 20)
-        with self.peer() as peer:
-            peer.send((1 << 31).to_bytes(4, "big"))
-            for _ in range(_FLOOD // len(chunk)):
-                if not peer.send(chunk):
-                    return
+        peer = self.peer()
+        peer.send((1 << 31).to_bytes(4, "big"))
+        for _ in range(_FLOOD // len(chunk)):
+            if not peer.send(chunk):
+                break
+        self.keep(peer)  # so that the daemon has it still when it is weighed
 
     def slow_writer(self) -> None:
         """One byte at a time; each request comes to its end at last."""

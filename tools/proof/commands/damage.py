@@ -87,7 +87,7 @@ def command(proof: Proof) -> None:
     assert proof.seconds is not None
     refusals(proof)
     number = 0
-    while not proof.over:
+    while number == 0 or not proof.over:
         number += 1
         name = f"{proof.instance}-{number}"
         proof.progress(f"round {number}: {proof.counts['places changed']} places changed")

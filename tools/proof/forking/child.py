@@ -5,113 +5,32 @@ Started by exec it is ``python -m proof.forking.child FD``; what it needs comes 
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from wdkmutex_shm import LockTimeout, NotOwned, WdkMutexError
 
-__all__ = ["Hold", "Orders", "raised", "run"]
-
 _PATIENCE = 5.0
 
-Orders = tuple[Any, str, "int | None", Any]
-"""The mutex, ``free``, ``die`` or ``held``, the pid of the holder, and the T that is committed."""
 
+class Orders(NamedTuple):
+    """What a child is told.
 
-def run(line: Connection, orders: Orders, guard: Any = None) -> None:
-    """Look, say what was found wrong (None if nothing), and go on when told to."""
-    mutex, state, holder, committed = orders
-    try:
-        if state == "held":
-            held_child(line, mutex, holder, committed, guard)
-        else:
-            free_child(line, mutex, die=state == "die")
-    except BaseException as error:
-        line.send(f"the child failed: {error!r}")
+    Attributes:
+        mutex: the one that it is about.
+        state: ``free``, ``die`` or ``held``.
+        holder: pid of the process that holds it.
+        committed: its T.
+    """
 
-
-def free_child(line: Connection, mutex: Any, *, die: bool) -> None:
-    """The lock is free: take it; then end in order, or die holding it."""
-    hold = Hold(mutex, _PATIENCE)
-    if die:
-        line.send(None)
-        os.kill(os.getpid(), signal.SIGKILL)
-    hold.add(1)
-    hold.release()
-    line.send(None)
-
-
-def held_child(line: Connection, mutex: Any, holder: int | None, committed: Any, guard: Any) -> None:
-    """Somebody else holds the lock; when told, wait for it."""
-    line.send(_what_is_wrong(mutex, holder, committed, guard))
-    line.recv()  # by now, or soon, it is released
-    hold = Hold(mutex, _PATIENCE)
-    hold.add(1)
-    hold.release()
-    line.send(None)
-
-
-def _what_is_wrong(mutex: Any, holder: int | None, committed: Any, guard: Any) -> str | None:
-    section = not hasattr(mutex, "peek")
-    found = mutex.owner
-    if found is None or found.pid != holder:
-        return f"the owner is {found}, not {holder}"
-    if not section and mutex.peek() != committed:
-        return f"peek() says {mutex.peek()!r}, not {committed!r}"
-    if guard is not None:
-        for what in ("value", "commit", "drop_safe"):
-            if not hasattr(type(guard), what):
-                continue  # of a section, or of several
-            wrong = _refused(functools.partial(_use, guard, what), f"the inherited guard's {what}")
-            if wrong:
-                return wrong
-        try:
-            guard.__exit__(None, None, None)
-        except NotOwned:
-            if not section:  # leaving a section says so, alone or with others
-                return "leaving the inherited guard's with raised NotOwned"
-    if section:
-        wrong = _refused(mutex.leave, "leave()")
-        if wrong:
-            return wrong
-    own = mutex.try_enter() if section else mutex.try_lock()
-    if own:
-        return "it got the lock"
-    try:
-        Hold(mutex, 0.02)
-        return "it got the lock after waiting"
-    except LockTimeout:
-        pass
-    found = mutex.owner
-    if found is None or found.pid != holder:
-        return f"afterwards the owner is {found}, not {holder}"
-    return None
-
-
-def _use(guard: Any, what: str) -> None:
-    found = getattr(guard, what)
-    if callable(found):
-        found()
-
-
-def _refused(act: Callable[[], object], what: str) -> str | None:
-    try:
-        act()
-    except NotOwned:
-        return None
-    except WdkMutexError as error:
-        return f"{what} raised {error!r}"
-    return f"{what} works in a child"
-
-
-def raised(value: bytes, number: int = 1) -> bytes:
-    """Return a T whose count is higher."""
-    return (int.from_bytes(value[:8], "big") + number).to_bytes(8, "big") + value[8:]
+    mutex: Any
+    state: str
+    holder: int | None
+    committed: Any
 
 
 class Hold:
@@ -130,27 +49,80 @@ class Hold:
         """Whether the last holder died."""
         return bool((self.guard or self._mutex).abandoned)
 
-    def add(self, number: int) -> None:
-        """Change T: count in its first eight bytes."""
+    def raise_and_release(self) -> None:
+        """Raise the count in T by one, commit and release."""
         if self.guard is not None:
-            self.guard.value = raised(self.guard.value, number)
-
-    def release(self) -> None:
-        """Commit and release."""
-        if self.guard is not None:
+            self.guard.value = raised(self.guard.value)
             self.guard.drop_safe()
         else:
             self._mutex.leave()
 
 
-def _main() -> None:
-    with Connection(int(sys.argv[1])) as line:
-        strays = [path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))]
-        orders: Orders = line.recv()
-        if strays:
-            line.send(f"descriptors of the parent's are open: {strays}")
-            return
-        run(line, orders)
+def raised(value: bytes) -> bytes:
+    """Return a T whose count, its first eight bytes, is higher by one."""
+    return (int.from_bytes(value[:8], "big") + 1).to_bytes(8, "big") + value[8:]
+
+
+def run(line: Connection, orders: Orders, guard: Any = None) -> None:
+    """Look, say what was found wrong (None if nothing), and go on when told to."""
+    try:
+        if orders.state == "held":
+            line.send(_what_is_wrong(orders, guard))
+            line.recv()  # by now, or soon, the lock is released
+        hold = Hold(orders.mutex, _PATIENCE)
+        if orders.state == "die":
+            line.send(None)
+            os.kill(os.getpid(), signal.SIGKILL)
+        hold.raise_and_release()
+        line.send(None)
+    except BaseException as error:
+        line.send(f"the child failed: {error!r}")
+
+
+def _what_is_wrong(orders: Orders, guard: Any) -> str | None:
+    """Somebody else holds the lock: nothing that a child inherits is its own."""
+    mutex, committed = orders.mutex, orders.committed
+    section = not hasattr(mutex, "peek")
+    found = mutex.owner
+    if found is None or found.pid != orders.holder:
+        return f"the owner is {found}, not {orders.holder}"
+    if not section and mutex.peek() != committed:
+        return f"peek() says {mutex.peek()!r}, not {committed!r}"
+    uses: dict[str, Callable[[], object]] = {"leave()": mutex.leave} if section else {}
+    for name in ("value", "commit", "drop_safe"):
+        if hasattr(type(guard), name):  # else the guard is of a section, or of several
+            uses[f"the inherited guard's {name}"] = lambda name=name: _use(guard, name)  # type: ignore[misc]
+    for what, use in uses.items():
+        try:
+            use()
+        except NotOwned:
+            continue
+        except WdkMutexError as error:
+            return f"{what} raised {error!r}"
+        return f"{what} works in a child"
+    if guard is not None:
+        try:
+            guard.__exit__(None, None, None)
+        except NotOwned:
+            if not section:  # leaving a section says so, alone or with others
+                return "leaving the inherited guard's with raised NotOwned"
+    if mutex.try_enter() if section else mutex.try_lock():
+        return "it got the lock"
+    try:
+        Hold(mutex, 0.02)
+        return "it got the lock after waiting"
+    except LockTimeout:
+        pass
+    found = mutex.owner
+    if found is None or found.pid != orders.holder:
+        return f"afterwards the owner is {found}, not {orders.holder}"
+    return None
+
+
+def _use(guard: Any, name: str) -> None:
+    found = getattr(guard, name)
+    if callable(found):
+        found()
 
 
 def _target(fd: str) -> str:
@@ -160,5 +132,16 @@ def _target(fd: str) -> str:
         return ""
 
 
+def main() -> None:
+    """Be a child that was started by exec."""
+    with Connection(int(sys.argv[1])) as line:
+        strays = [path for fd in os.listdir("/proc/self/fd") if "wdkm." in (path := _target(fd))]
+        orders: Orders = line.recv()
+        if strays:
+            line.send(f"descriptors of the parent's are open: {strays}")
+        else:
+            run(line, orders)
+
+
 if __name__ == "__main__":
-    _main()
+    main()

@@ -12,15 +12,11 @@ from wdkmutex_shm.pool import private
 
 from ..base.harness import Proof
 from .child import Hold
-from .making import PATIENCE, Cell, T, Wrong
-from .multi_commit import TOGETHER
+from .family import PATIENCE, Cell, Family, T
 from .states import STATES
 from .ways import WAYS
 
-__all__ = ["Cell", "cells", "try_cell"]
-
 _KINDS: dict[str, Any] = {"fast": FastMutex, "k": KMutex, "section": CriticalSection}
-_STATE_OF = {**STATES, **TOGETHER}
 _NEED_T = ("committing", "awaiting a value")
 
 
@@ -28,7 +24,7 @@ def cells(chance: random.Random) -> list[Cell]:
     """All cells in random order, those first whose children are made fast."""
     found = [
         Cell(kind, state, way, thread)
-        for kind, state, way, thread in itertools.product(_KINDS, _STATE_OF, WAYS, ("main", "other"))
+        for kind, state, way, thread in itertools.product(_KINDS, STATES, WAYS, ("main", "other"))
         if not (kind == "section" and state.startswith(_NEED_T))
         and not (state.endswith("goes on") and (way != "fork" or thread != "main"))
     ]
@@ -37,41 +33,38 @@ def cells(chance: random.Random) -> list[Cell]:
 
 
 def try_cell(proof: Proof, cell: Cell) -> None:
-    """Make the child and see that parent and child find what they should."""
-    mutex = CriticalSection() if cell.kind == "section" else _KINDS[cell.kind](T)
+    """Make the child and see that parent and child find what they should, and that nothing is left."""
+    family = Family(cell, CriticalSection() if cell.kind == "section" else _KINDS[cell.kind](T))
     try:
-        wrong = _STATE_OF[cell.state](cell, mutex)
+        try:
+            STATES[cell.state](family)
+        finally:
+            family.end()
+        _finish(family)
     except Exception as error:
-        wrong = [repr(error)]
-    wrong += _finish(cell, mutex)
-    found = "; ".join(each for each in wrong if each) or None
+        family.note(repr(error))
     promise = "what a child inherits it does not own, and nobody gets stuck"
-    proof.expect(found is None, promise, **cell._asdict(), wrong=found)
+    proof.expect(not family.wrong, promise, **cell._asdict(), wrong="; ".join(family.wrong))
     proof.counts["cells"] += 1
 
 
-def _finish(cell: Cell, mutex: Any) -> Wrong:
+def _finish(family: Family) -> None:
     """The lock is free in the end, T has what everybody added, and nothing is left."""
-    wrong: Wrong = []
-    try:
-        hold = Hold(mutex, PATIENCE)
-        if hold.abandoned:
-            wrong.append("somebody died holding the lock")
-        count = int.from_bytes(hold.guard.value[:8], "big") if hold.guard is not None else None
-        hold.release()
-        if count is not None and count != _ADDED[cell.state]:
-            wrong.append(f"{count} were added to T, not {_ADDED[cell.state]}")
-        if cell.kind == "section":
-            mutex._vacate()
-            mutex._collect()
-        else:
-            mutex.to_owned()
-        left = shm.listing(private.the_pool().prefix + ".d")
-        if left:
-            wrong.append(f"data segments are left: {left}")
-    except Exception as error:
-        wrong.append(f"in the end: {error!r}")
-    return wrong
-
-
-_ADDED = {state: 1 if state == "die" or state.endswith("goes on") else 2 for state in _STATE_OF}
+    cell, mutex = family.cell, family.mutex
+    hold = Hold(mutex, PATIENCE)
+    if hold.abandoned:
+        family.note("somebody died holding the lock")
+    if hold.guard is None:
+        mutex.leave()
+        mutex._vacate()
+        mutex._collect()
+    else:
+        count = int.from_bytes(hold.guard.value[:8], "big")
+        hold.guard.drop_safe()
+        expected = 1 if cell.state == "die" or cell.state.endswith("goes on") else 2
+        if count != expected:
+            family.note(f"{count} were added to T, not {expected}")
+        mutex.to_owned()
+    left = shm.listing(private.the_pool().prefix + ".d")
+    if left:
+        family.note(f"data segments are left: {left}")

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ..base.children import fork
 from . import child
-
-__all__ = ["WAYS", "Child"]
 
 _DEADLINE = 30.0
 
@@ -27,6 +26,7 @@ class Child:
         self.line = line
         self.pid = pid
         self._reap = reap
+        self._ended = False
 
     def hear(self) -> str | None:
         """What the child says is wrong, None if nothing is."""
@@ -46,6 +46,9 @@ class Child:
 
     def end(self) -> None:
         """Wait for its end; kill it if it does not come."""
+        if self._ended:
+            return
+        self._ended = True
         with contextlib.suppress(ProcessLookupError):  # a fork server waits for its children itself
             fd = os.pidfd_open(self.pid)
             try:
@@ -59,13 +62,12 @@ class Child:
 
 def _fork(orders: child.Orders, guard: Any) -> Child:
     ours, theirs = multiprocessing.Pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            child.run(theirs, orders, guard)
-        finally:
-            os._exit(0)
+
+    def live() -> None:
+        ours.close()
+        child.run(theirs, orders, guard)
+
+    pid = fork(live)
     theirs.close()
     return Child(ours, pid, lambda: os.waitpid(pid, 0))
 

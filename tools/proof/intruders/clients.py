@@ -18,7 +18,7 @@ from wdkmutex_shm.errors import LockTimeout, MutexDamaged, MutexDestroyed, WdkMu
 from wdkmutex_shm.grt import session
 
 from ..base.children import die, fork, space_of
-from ..operations.actor import ALL_KINDS, T_KINDS, Entered, Operation, nothing, one, some, unchecked
+from ..operations.actor import ALL_KINDS, T_KINDS, Actor, Entered, Operation, nothing, one, some, unchecked
 from ..operations.catalogue import OPERATIONS
 
 #: Seconds that a lock may be waited for, and seconds after which an operation hangs.
@@ -86,7 +86,7 @@ SPECS = [
 ]
 
 
-class Client:
+class Client(Actor):
     """One process that works on damaged mutexes: an actor whose places are specs."""
 
     timeout = TIMEOUT
@@ -174,9 +174,6 @@ class Client:
     def lock_any(self, *places: Spec) -> tuple[int, Any]:
         return lock_any(*map(self.handle, places), timeout=TIMEOUT)
 
-    def had(self, at: Spec, hold: Any) -> Any:
-        return hold
-
     def inside(self, at: Spec, hold: Any) -> None:
         assert self.handle(at).locked() in (True, False)
 
@@ -199,9 +196,6 @@ class Client:
     def amount(self, at: Spec) -> int:
         return 1
 
-    def done(self, *places: Spec) -> None:
-        """Nothing is known of what others do."""
-
     def news(self, at: Spec) -> Any:
         return functools.partial(self._is_news, at)
 
@@ -212,21 +206,12 @@ class Client:
     def arrived(self, news: Any, value: Any) -> None:
         self.see(news.args[0], value)
 
-    def late(self, news: Any) -> None:
-        raise LockTimeout("no news")
-
     def follow(self, news: Any, value: Any) -> bool:
         self.see(news.args[0], value)
         return self.chance.random() < 0.5
 
-    def mark(self) -> None:
-        """Damage comes at any time."""
-
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] += number
-
-    def broken(self, promise: str, **facts: Any) -> None:
-        raise AssertionError(f"{promise}: {facts}")
 
 
 # --- what only these clients do

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
 
-__all__ = ["Edges"]
-
 
 class Edges:
     """Records the pairs of lines (from, to) of some modules that are run one after the other.

@@ -11,8 +11,6 @@ from wdkmutex_shm.core._journal import NOTE_COMMIT, PENDING_AT
 from wdkmutex_shm.core._segment import DATA_HEADER_BYTES, HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.memory import journal_files, shm
 
-__all__ = ["Damager", "write"]
-
 #: Bytes at the beginning of a slot that are glibc's, see slot.h.
 _MUTEX_BYTES = 48
 #: Fields of a slot that decide what is read and where: offset, bytes. See slot.h.

@@ -30,8 +30,6 @@ from ..base.children import Child, in_child
 from ..base.harness import Proof
 from ..base.instances import NOBODY, ROOT, daemon_of, end_daemon, instance, remove_instance, segments
 
-__all__ = ["folder", "names_squatted", "no_session", "socket_squatted", "umasks"]
-
 
 def _error_of(work: Callable[[], Any]) -> WdkMutexError | None:
     """The error of ours that work ends with, None if it succeeds."""

@@ -23,8 +23,6 @@ from ..base.harness import Proof
 from ..base.instances import NOBODY, instance, segments
 from .damager import write
 
-__all__ = ["changed_user", "forged_start", "pid_reuse"]
-
 #: Offsets in the header of a pool segment, see slot.h.
 _CREATOR_START, _CREATOR_PID = 64, 72
 

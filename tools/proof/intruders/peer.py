@@ -13,8 +13,6 @@ from wdkmutex_shm.base import runtime_dir
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.protocol.messages import PROTOCOL, VERBS, Frames, decode_reply, encode_request
 
-__all__ = ["Peer", "hostile_frame", "hostile_value"]
-
 #: Verbs that rightly end the daemon; a random request of them is sent with a field too many.
 _ENDING = ("destroy", "stop")
 _HEADS = b"\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc4\xc6\xc7\xc9\xca\xcb\xcf\xd3\xd4\xd8\xd9\xdb\xdc\xdd\xde\xdf\xff"

@@ -22,8 +22,6 @@ from ..base.harness import Proof
 from ..base.instances import NOBODY, ROOT, segments
 from .damager import write
 
-__all__ = ["refusals"]
-
 #: Header fields of a pool segment and of a data segment that must be ours: offset, format. See slot.h.
 _POOL_FIELDS = {
     "magic": (0, "=Q"),

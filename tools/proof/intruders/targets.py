@@ -26,8 +26,6 @@ from wdkmutex_shm.protocol.messages import (
     encode_request,
 )
 
-__all__ = ["BrokenError", "TARGETS", "Target"]
-
 
 class BrokenError(Exception):
     """What must hold for any bytes did not."""

@@ -26,8 +26,6 @@ from ..base import kernel
 from ..base.children import Child, Outcome
 from ..base.instances import remove_instance, segments
 
-__all__ = ["SCENES", "SIZE", "enter", "in_small_room", "refused"]
-
 #: Bytes of /dev/shm in a scene.
 SIZE = 1 << 20
 _FILLER = shm.FOLDER + "/filler"

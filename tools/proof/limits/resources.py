@@ -25,8 +25,6 @@ from ..base.children import Child
 from ..base.instances import daemon_of, remove_instance, segments
 from .full_shm import refused
 
-__all__ = ["SCENES", "SkipError"]
-
 _CAP_IPC_LOCK = 14
 
 

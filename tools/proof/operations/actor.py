@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+from wdkmutex_shm.errors import LockTimeout
 
 T_KINDS = ("fast", "k")
 """Kinds of mutexes that have a T."""
@@ -31,37 +33,47 @@ class Entered:
         self._section.leave()
 
 
-class Actor(Protocol):
+class Actor:
     """Who does operations: it chooses what they are done to and what T comes next, and looks at all that they find.
 
-    A place is the actor's own word for a mutex.
+    A place is the actor's own word for a mutex. What does nothing here is for those who want to know.
 
     Attributes:
         chance: every choice that it makes.
-        timeout: seconds for a lock. patience: seconds for a value.
+        timeout: seconds for a lock.
+        patience: seconds for a value.
     """
 
     chance: random.Random
     timeout: float
-    patience: float
+
+    @property
+    def patience(self) -> float:
+        return self.timeout
 
     def choose(self, kinds: tuple[str, ...], least: int = 1, most: int = 1) -> tuple[Any, ...]:
         """So many different places of these kinds; none where there are too few."""
+        raise NotImplementedError
 
     def handle(self, at: Any) -> Any:
         """The mutex of a place."""
+        raise NotImplementedError
 
     def lock(self, at: Any) -> Any:
         """Lock it: a guard, or what is left by ``with``."""
+        raise NotImplementedError
 
     def lock_all(self, *places: Any) -> Any:
         """Lock all of them."""
+        raise NotImplementedError
 
     def lock_any(self, *places: Any) -> tuple[int, Any]:
         """Lock whichever is free."""
+        raise NotImplementedError
 
     def had(self, at: Any, hold: Any) -> Any:
         """It was locked in a way of the operation's own. Returns the hold."""
+        return hold
 
     def inside(self, at: Any, hold: Any) -> None:
         """What has no T is held."""
@@ -71,27 +83,33 @@ class Actor(Protocol):
 
     def next(self, at: Any, value: Any) -> Any:
         """The T to be set, given the one that is there; it may be the same object, changed in place."""
+        raise NotImplementedError
 
     def spoil(self, at: Any, value: Any) -> Any:
         """A T that nobody must ever find."""
+        raise NotImplementedError
 
     def amount(self, at: Any) -> int:
         """What is to be added to an int."""
+        raise NotImplementedError
 
     def done(self, *places: Any) -> None:
         """What :meth:`next` gave for these places is committed."""
 
     def news(self, at: Any) -> Any:
         """The predicate of the T that is waited for from now on."""
+        raise NotImplementedError
 
     def arrived(self, news: Any, value: Any) -> None:
         """It has come."""
 
     def late(self, news: Any) -> None:
         """It has not come in time. Raises, unless that is nobody's fault."""
+        raise LockTimeout("what is waited for has not come")
 
     def follow(self, news: Any, value: Any) -> bool:
         """One of several T that are seen one after the other. Returns whether another one is wanted."""
+        raise NotImplementedError
 
     def mark(self) -> None:
         """What is looked at closely begins here, the second time: ends here."""
@@ -101,6 +119,7 @@ class Actor(Protocol):
 
     def broken(self, promise: str, **facts: Any) -> None:
         """A promise is broken."""
+        raise AssertionError(f"{promise}: {facts}")
 
 
 def released(actor: Actor, *places: Any) -> None:

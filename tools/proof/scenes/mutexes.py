@@ -15,6 +15,7 @@ from wdkmutex_shm.pool import private, sweep
 
 from ..base.children import die, fork
 from ..base.harness import Proof
+from ..operations.actor import Actor
 from ..operations.catalogue import OPERATIONS
 from .scene import PATIENCE, Scene, Seen
 
@@ -96,10 +97,10 @@ CASES = (
 )
 
 
-class MutexScene(Scene):
+class MutexScene(Scene, Actor):
     """A case; it is the actor of its operation, and a place is the number of a mutex."""
 
-    timeout = patience = _LIMIT
+    timeout = _LIMIT
     warm_up = 20
 
     def __init__(self, proof: Proof, case: Case) -> None:
@@ -273,14 +274,6 @@ class MutexScene(Scene):
 
     def mark(self) -> None:
         self._mark()
-
-    def had(self, at: int, hold: Any) -> Any:
-        return hold
-
-    def _nothing(self, *_: Any) -> None:
-        """What it reads is looked at afterwards."""
-
-    see = done = arrived = late = count = _nothing
 
 
 def _orphan(mutex: Any) -> None:

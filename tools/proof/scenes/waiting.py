@@ -17,6 +17,7 @@ from wdkmutex_shm import FastMutex, lock_all, lock_any
 from ..base.children import fork, status_of
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Stepper, end, mark, traced_child
+from ..operations.actor import Actor
 from ..operations.catalogue import OPERATIONS
 from .scene import PATIENCE, Scene, Seen
 
@@ -29,14 +30,14 @@ RELEASES = "commit", "lock_any", "lock_all", "lock_async"
 """Operations that wait for the lock."""
 
 
-class Sleeper:
+class Sleeper(Actor):
     """The actor of the operations that wait: of T it wants what is new enough, and changes nothing.
 
     Attributes:
         found: the T that it has found. told: whether it was told of a death.
     """
 
-    timeout = patience = _LIMIT
+    timeout = _LIMIT
 
     def __init__(self, mutex: Any, target: int, chance: random.Random) -> None:
         self.chance = chance
@@ -74,15 +75,9 @@ class Sleeper:
     def arrived(self, news: Any, value: int) -> None:
         self.found = value
 
-    def late(self, news: Any) -> None:
-        raise TimeoutError
-
     def follow(self, news: Any, value: int) -> bool:
         self.found = value
         return value < self._target
-
-    def done(self, *places: Any) -> None:
-        """Nothing is counted."""
 
 
 class WaitingScene(Scene):

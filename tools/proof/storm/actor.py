@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 from ..operations.actor import Actor
 from .ledger import Page
@@ -14,7 +14,7 @@ VALUE = "longest wait for a value, microseconds"
 TYPE = "longest wait for a type of multiprocessing, microseconds"
 
 
-class Keeper(Actor, Protocol):
+class Keeper(Actor):
     """A worker of the storm; its places are books.
 
     Attributes:
@@ -35,15 +35,18 @@ class Keeper(Actor, Protocol):
 
     def verify(self, book: Book, value: Any) -> Page:
         """Read a T and compare it with what is known. Raises TornError if it is not whole."""
+        raise NotImplementedError
 
     def now(self) -> tuple[int, int]:
         """When something begins that must not take long, for :meth:`waited`."""
+        raise NotImplementedError
 
     def waited(self, name: str, begun: tuple[int, int], what: str = LOCK) -> None:
         """Say how long it took, not counting the time in which nobody can be blamed for it."""
 
     def timed(self, name: str) -> contextlib.AbstractContextManager[None]:
         """What is done in this ``with`` must not take long; of a type of multiprocessing."""
+        raise NotImplementedError
 
     def took(self, putter: int, number: int) -> None:
         """An item was taken out of the queue."""

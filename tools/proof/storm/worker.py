@@ -28,7 +28,7 @@ from wdkmutex_shm.pool import private
 from ..base.children import is_running, undisturbed
 from ..base.harness import descriptors
 from ..operations.actor import Entered
-from .actor import LOCK, TYPE, VALUE
+from .actor import LOCK, TYPE, VALUE, Keeper
 from .board import Log
 from .ledger import Page, TornError
 from .setup import Book, World
@@ -84,7 +84,7 @@ class News(NamedTuple):
         return (value[-1] if isinstance(value, list) else int(value)) > self.begun[0]
 
 
-class Worker:
+class Worker(Keeper):
     """What a worker knows; a :class:`~proof.storm.actor.Keeper`.
 
     Args:
@@ -405,9 +405,6 @@ class Worker:
 
     def broken(self, promise: str, **facts: Any) -> None:
         self._log.broken(promise, **facts)
-
-    def mark(self) -> None:
-        """A storm comes at any time."""
 
 
 def _footprint() -> tuple[int, int]:
