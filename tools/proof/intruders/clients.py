@@ -116,7 +116,7 @@ class Client(Actor):
         self.counts["operations"] += 1
 
     def _mend(self, error: WdkMutexError) -> None:
-        """What the messages say: register it anew, or set it with replace(). Everything else is looked up again."""
+        """What the messages say: register it again, or set it with replace(). Everything else is looked up again."""
         if not self._chosen:
             return
         spec, gone = self._chosen[0], isinstance(error, MutexDestroyed)
