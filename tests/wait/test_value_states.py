@@ -26,7 +26,7 @@ from wdkmutex_shm import (
 )
 from wdkmutex_shm.core._watch import ON_COMMIT
 from wdkmutex_shm.wait import (
-    value as values,
+    deadline,
 )
 
 
@@ -163,7 +163,7 @@ def test_a_commit_whose_maker_was_killed_before_it_told(cls: Any) -> None:
         asleep(child)
         write_shm(mutex.segment, slot_offset(mutex, WATCHED_AT), bytes(4))
         mutex.replace(1)
-        assert child.hear(10 * values.LONGEST_SLEEP) == 1
+        assert child.hear(10 * deadline.LONGEST_SLEEP) == 1
 
 
 def test_the_end_of_the_mutex_ends_the_wait(cls: Any, form: str) -> None:

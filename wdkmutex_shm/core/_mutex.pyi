@@ -1,7 +1,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, final, overload
 
-from ..wait.value import Changes
+from ..wait.changes import Changes
 from ..wait.value_async import LockWhen
 from ._async_request import LockRequest
 from ._guard import Guard

@@ -261,7 +261,9 @@ cdef class Mutex(Handle):
             IrqlTooHigh, MutexDamaged, KeyboardInterrupt: from any step.
         """
         nanoseconds(timeout)
-        return values.Changes(self, timeout)
+        from ..wait.changes import Changes
+
+        return Changes(self, timeout)
 
     def _is_mine(self):
         """Whether the thread, task or greenlet that calls holds the lock."""

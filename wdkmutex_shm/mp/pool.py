@@ -34,12 +34,9 @@ class Pool(pool.Pool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        context: Any = None,
+        *,
+        context: Any,
     ) -> None:
-        if context is None:
-            from .context import get_context
-
-            context = get_context()
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
         self._crew.wake = functools.partial(self._change_notifier.put, None)  # type: ignore[attr-defined]
 

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from ..core import box
 from ..pool import private, slot_info, sweep
-from ..wait import any_of, task_queue, value_async
+from ..wait import any_of, changes, task_queue, value_async
 
-__all__ = ["box", "slot_info", "private", "task_queue", "any_of", "sweep", "value_async"]
+__all__ = ["box", "slot_info", "private", "task_queue", "any_of", "changes", "sweep", "value_async"]

@@ -19,7 +19,6 @@ from ..core import _tenant
 from ..core._segment import Segment
 from ..errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
 from ..memory import in_use, shm
-from . import removed
 
 if TYPE_CHECKING:
     from ..base.records import SlotInfo, TypeTag
@@ -344,6 +343,11 @@ class Pool:
             data_bytes=shm.size_of(self.prefix + ".d"),
         )
 
+    def is_replaced(self) -> bool:
+        """Whether another pool has the name of this one: the data segments that are found now are that one's."""
+        first = self.segments[0] if self.segments else None
+        return first is not None and not first.has_name() and os.path.lexists(shm.FOLDER + first.name)
+
     def destroy(self) -> int:
         """Destroy every mutex and remove every segment of the pool. Returns how many mutexes there were.
 
@@ -361,7 +365,7 @@ class Pool:
             self.trim(segment)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]
-        if removed.is_replaced(self):
+        if self.is_replaced():
             left = []
         for name in (*left, *(segment.name for segment in reversed(self.segments) if segment.has_name())):
             # A name that cannot be removed has been put there by somebody else. It must not keep the rest.

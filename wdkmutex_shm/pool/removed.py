@@ -25,7 +25,7 @@ from ..memory import shm
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["Mapped", "end_lost", "end_removed", "is_replaced", "lost", "mapped", "segment_of"]
+__all__ = ["Mapped", "end_lost", "end_removed", "lost", "mapped", "segment_of"]
 
 _LINE = re.compile(rb"^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) +(\S+) \(deleted\)$", re.MULTILINE)
 _NAME = re.compile(r"/wdkm\.\d+\.[A-Za-z0-9][A-Za-z0-9_-]*\.p\d+", re.ASCII)
@@ -142,12 +142,6 @@ def lost(pool: Pool) -> Segment | None:
         if not segment.has_name():
             return segment
     return None
-
-
-def is_replaced(pool: Pool) -> bool:
-    """Whether another pool has the name of this one: the data segments that are found now are that one's."""
-    first = pool.segments[0] if pool.segments else None
-    return first is not None and not first.has_name() and os.path.lexists(shm.FOLDER + first.name)
 
 
 def end_lost(pool: Pool) -> int:

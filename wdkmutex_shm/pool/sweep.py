@@ -23,7 +23,6 @@ from ..core import _wait_board
 from ..core._segment import LAYOUT, Segment, attached_segments
 from ..errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from ..memory import data_segments, in_use, journal_files, shm
-from . import removed
 from .pool import Pool
 
 __all__ = ["dead_private_pools", "leave_board", "leave_private_pools", "orphan_data", "unused_boards"]
@@ -191,7 +190,7 @@ def orphan_data(pool: Pool, known: Set[int] = frozenset()) -> list[str]:
         for name in shm.listing(pool.prefix + ".d")
         if (ident := data_ident(pool.prefix, name)) is not None and ident not in known and _maker_is_dead(name)
     ]
-    if not dead or removed.is_replaced(pool):
+    if not dead or pool.is_replaced():
         return []
     references = pool.references()  # once their makers are dead, nobody can give these to a mutex any more
     return [name for ident, name in dead if ident not in references and shm.unlink(name)]

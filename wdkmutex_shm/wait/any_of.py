@@ -16,7 +16,7 @@ from ..core._wait_board import WAIT_ANY, Wait
 from ..core._watch import ON_RELEASE, sleep_any, watch
 from ..errors import LockTimeout
 from ..observe import deadlock
-from .value import Deadline
+from .deadline import Deadline
 
 if TYPE_CHECKING:
     from ..core._guard import Guard

@@ -27,7 +27,7 @@ import threading
 from collections import OrderedDict
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..base.forks import in_child, settle
 from ..core._async_request import anyone_starves, attempt, expire, held_by_task, note_timeout, ticket, waiting
@@ -39,10 +39,8 @@ from . import event_loops
 if TYPE_CHECKING:
     from weakref import ref
 
-    from ..core._async_request import LockRequest
     from ..core._guard import Guard
     from ..core._handle import Handle
-    from .value_async import LockWhen
 
 __all__ = ["Queue", "contend"]
 
@@ -63,6 +61,13 @@ _LINGER = 1.0
 
 # Held for a few operations on a line at a time, never while anything is waited for. A finalizer may come back into it.
 _lock = threading.RLock()
+
+
+class Request(Protocol):
+    """What a task asked for a lock with: LockRequest, LockWhen."""
+
+    def hand_over(self, guard: Any) -> None:
+        """Called with the guard, before anything can interrupt: from now on it is the request's to release."""
 
 
 class Queue:
@@ -276,9 +281,7 @@ def _forget_parent() -> None:
     _idle.clear()
 
 
-async def contend(
-    request: LockRequest[Any] | LockWhen[Any], handle: Handle, task: ref[Any], timeout: float | None
-) -> Guard[Any]:
+async def contend(request: Request, handle: Handle, task: ref[Any], timeout: float | None) -> Guard[Any]:
     """Wait in line for the lock, for the task that asked.
 
     Raises:

@@ -2,7 +2,7 @@
 
 No one has to notify: every commit wakes those who wait for one. A waiter looks at the committed T without the lock, so
 waiters contend neither with each other nor with those who work; only when the predicate holds is the lock taken and
-the predicate asked again. Who waits sleeps in the kernel, and looks again after :data:`LONGEST_SLEEP` at the latest,
+the predicate asked again. Who waits sleeps in the kernel, and looks again after ``LONGEST_SLEEP`` at the latest,
 because the maker of a commit may be killed before it could tell.
 
 The predicate is given a T of its own, fresh from the committed bytes: what it does to it is lost. What it raises goes
@@ -11,71 +11,39 @@ to the caller, and no lock is left behind.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..base._faults import planted
-from ..base.names import KIND_FAST, KIND_K
 from ..core import _wait_board
 from ..core._journal import left_by_the_dead
-from ..core._lock import seconds_of
-from ..core._thread import must_allow
 from ..core._wait_board import WAIT_VALUE, Wait
 from ..core._watch import ON_COMMIT, commits, sleep, watch
 from ..errors import AlreadyOwned, DeadlockError, LockTimeout, MutexDestroyed
+from .deadline import Deadline
 
 if TYPE_CHECKING:
     from ..core._guard import Guard
     from ..core._mutex import Mutex
 
 __all__ = [
-    "LONGEST_SLEEP",
-    "Changes",
-    "Deadline",
     "finish_for_the_dead",
     "lock_when",
+    "must_not_hold",
     "newest",
     "no_value",
+    "sleep_until_commit",
     "wait_for",
     "wait_in_guard",
 ]
 
 T = TypeVar("T")
 
-#: Seconds after which a waiter looks for itself, told or not.
-LONGEST_SLEEP = 60.0 if planted("no-look") else 1.0
 #: Seconds of waiting after which a waiter is to be seen by others.
 SHOWN_AFTER = 0.001
-_APC, _DISPATCH = 1, 2
 _STEADY_LOOKS = 100
 
 
-class Deadline:
-    """When a timeout is over.
-
-    Args:
-        timeout: seconds from now; None for no limit.
-    """
-
-    __slots__ = ("at", "timeout")
-
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
-        seconds = seconds_of(timeout)
-        self.at = None if seconds is None else time.monotonic() + seconds
-
-    def left(self) -> float | None:
-        """Seconds that are left, 0 when it is over; None for no limit."""
-        return None if self.at is None else max(0.0, self.at - time.monotonic())
-
-    def nap(self, longest: float = LONGEST_SLEEP) -> float:
-        """How long to sleep now: what is left, at most ``longest``. 0 when it is over."""
-        left = self.left()
-        return longest if left is None else min(longest, left)
-
-
-def _must_not_hold(mutex: Mutex[Any], operation: str) -> None:
+def must_not_hold(mutex: Mutex[Any], operation: str) -> None:
     if mutex._is_mine():
         raise AlreadyOwned(
             f"{operation}: the caller holds mutex {mutex.name!r}, so no other thread can change T; use "
@@ -103,19 +71,19 @@ def _await(mutex: Mutex[T], predicate: Callable[[T], object], deadline: Deadline
             value = mutex.peek()
             if predicate(value):
                 return value
-            _must_not_hold(mutex, operation)
+            must_not_hold(mutex, operation)
             nap = deadline.nap()
             if nap == 0:
                 raise no_value(mutex, deadline.timeout, operation)
             if wait is None:
                 wait = Wait(WAIT_VALUE)
-            _sleep(mutex, known, nap, wait)
+            sleep_until_commit(mutex, known, nap, wait)
     finally:
         if wait is not None:
             wait.end()
 
 
-def _sleep(mutex: Mutex[Any], known: int, nap: float, wait: Wait) -> None:
+def sleep_until_commit(mutex: Mutex[Any], known: int, nap: float, wait: Wait) -> None:
     """Sleep until there is another commit than the one that is known; to be seen by others once that takes a while."""
     shown = wait.waited >= SHOWN_AFTER
     if shown:
@@ -169,7 +137,7 @@ def finish_for_the_dead(mutex: Mutex[Any]) -> None:
 
 def lock_when(mutex: Mutex[T], predicate: Callable[[T], object], timeout: float | None) -> Guard[T]:
     """See :meth:`wdkmutex_shm.KMutex.lock_when`."""
-    _must_not_hold(mutex, "lock_when")
+    must_not_hold(mutex, "lock_when")
     return _locked(mutex, predicate, Deadline(timeout), "lock_when")
 
 
@@ -216,55 +184,3 @@ def newest(mutex: Mutex[T]) -> tuple[int, T]:
         if commits(mutex) == known:
             break
     return known, value
-
-
-class Changes(Generic[T]):
-    """The values of a mutex, one after the other; see :meth:`wdkmutex_shm.KMutex.changes`. For one thread or task."""
-
-    def __init__(self, mutex: Mutex[T], timeout: float | None) -> None:
-        self._mutex = mutex
-        self._timeout = timeout
-        self._kind = KIND_FAST if type(mutex).__name__ == "FastMutex" else KIND_K
-        self._seen: int | None = None
-
-    def __iter__(self) -> Changes[T]:
-        return self
-
-    def __next__(self) -> T:
-        """Wait for a commit that was not seen yet, and return the T of the last one."""
-        waits = self._timeout != 0 or self._kind == KIND_FAST
-        must_allow("changes", self._mutex.name, _APC if waits else _DISPATCH, self._kind)
-        deadline = Deadline(self._timeout)
-        wait: Wait | None = None
-        try:
-            while True:
-                known = commits(self._mutex)
-                if known != self._seen:
-                    self._seen, value = newest(self._mutex)
-                    return value
-                _must_not_hold(self._mutex, "changes")
-                nap = deadline.nap()
-                if nap == 0:
-                    raise StopIteration
-                if wait is None:
-                    wait = Wait(WAIT_VALUE)
-                _sleep(self._mutex, known, nap, wait)
-        finally:
-            if wait is not None:
-                wait.end()
-
-    def __aiter__(self) -> Changes[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        """As :meth:`__next__`, in a task of asyncio or Trio, at any IRQL; whoever holds the lock."""
-        from .value_async import next_change
-
-        found = await next_change(self._mutex, self._seen, self._timeout)
-        if found is None:
-            raise StopAsyncIteration
-        self._seen, value = found
-        return value
-
-    def __repr__(self) -> str:
-        return f"<changes of {self._mutex!r}>"

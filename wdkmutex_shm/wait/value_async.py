@@ -21,7 +21,9 @@ from ..core._wait_board import WAIT_VALUE, Wait
 from ..core._watch import ON_COMMIT, commits, sleep, watch
 from ..errors import AlreadyOwned, DriverMutexError, LockTimeout, MutexDestroyed
 from . import event_loops
-from .value import LONGEST_SLEEP, finish_for_the_dead, newest, no_value
+from .deadline import LONGEST_SLEEP
+from .task_queue import contend
+from .value import finish_for_the_dead, newest, no_value
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -260,8 +262,6 @@ class LockWhen(Generic[T]):
                 wait.end()
 
     async def _in_line(self, task: Any, timeout: float | None) -> Guard[T]:
-        from .task_queue import contend
-
         try:
             return await contend(self, self._mutex, task, timeout)
         except LockTimeout as error:

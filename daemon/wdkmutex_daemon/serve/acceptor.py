@@ -6,7 +6,8 @@ import asyncio
 import logging
 import socket
 
-from .server import Connection, Service
+from .connection import Connection
+from .service import Service
 
 __all__ = ["Door"]
 

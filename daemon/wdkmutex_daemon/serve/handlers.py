@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wdkmutex_shm.base.names import check_name
 from wdkmutex_shm.base.records import SlotInfo, SlotRef
@@ -18,8 +18,7 @@ from wdkmutex_shm.memory import data_segments
 from wdkmutex_shm.protocol.bulk import RegisterMany, check_names
 from wdkmutex_shm.protocol.messages import LIST_PAGE, NAMES_PAGE, PROTOCOL, Register
 
-if TYPE_CHECKING:
-    from .server import Connection, Service
+from .service import Service, Session
 
 __all__ = ["HANDLERS"]
 
@@ -29,7 +28,7 @@ _Fields = dict[str, Any]
 _INFO = SlotInfo._fields
 
 
-def hello(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def hello(service: Service, session: Session, params: _Fields) -> _Fields:
     """Agree on the version. Reply: ``protocol``, ``version``, ``instance``, ``pid``, ``epoch``."""
     if params["protocol"] != PROTOCOL:
         raise ProtocolError(
@@ -38,7 +37,7 @@ def hello(service: Service, connection: Connection, params: _Fields) -> _Fields:
             f"(wdkmutex-daemon restart --instance {service.instance}) or the client",
             instance=service.instance,
         )
-    connection.session = params["session"]
+    session.number = params["session"]
     return {
         "protocol": PROTOCOL,
         "version": service.version,
@@ -52,7 +51,7 @@ def _where(ref: SlotRef) -> _Fields:
     return {"segment": ref.segment, "nonce": ref.nonce, "slot": ref.slot, "generation": ref.generation}
 
 
-def register(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def register(service: Service, session: Session, params: _Fields) -> _Fields:
     """Register a mutex. Reply: ``segment``, ``nonce``, ``slot``, ``generation``, and ``created``."""
     request = Register.parse(params)
     name = check_name(request.name)
@@ -62,7 +61,7 @@ def register(service: Service, connection: Connection, params: _Fields) -> _Fiel
     return {**_where(ref), "created": created}
 
 
-def register_many(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def register_many(service: Service, session: Session, params: _Fields) -> _Fields:
     """Register many mutexes, or none of them. Reply: ``segments`` and ``places``, see Places."""
     names = check_names("register_many", params["names"])
     return _places(service, service.registry.register_many(RegisterMany.parse(params), names))
@@ -75,25 +74,25 @@ def _places(service: Service, found: tuple[bytes, set[int]]) -> _Fields:
     return {"segments": named, "places": words}
 
 
-def get(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def get(service: Service, session: Session, params: _Fields) -> _Fields:
     """Find a mutex. Reply: ``segment``, ``nonce``, ``slot``, ``generation``."""
     return _where(service.registry.find(check_name(params["name"])))
 
 
-def get_many(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def get_many(service: Service, session: Session, params: _Fields) -> _Fields:
     """Find many mutexes. Reply: ``segments`` and ``places``, see Places; ``known``, how many names there are at all."""
     found = service.registry.find_many(check_names("get_many", params["names"]))
     return {**_places(service, found), "known": len(service.registry)}
 
 
-def unregister(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def unregister(service: Service, session: Session, params: _Fields) -> _Fields:
     """Destroy one mutex, if it is the tenant that is meant. Reply: nothing."""
     meant: _Fields = {field: params[field] for field in ("generation", "segment", "slot") if field in params}
     service.registry.unregister(check_name(params["name"]), meant)
     return {}
 
 
-def discard(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def discard(service: Service, session: Session, params: _Fields) -> _Fields:
     """Settle what became of a staged data segment: it is removed unless a slot has adopted it. Reply: ``adopted``."""
     ident = params["data"]
     if not 0 < ident < 1 << 64:
@@ -105,15 +104,15 @@ def discard(service: Service, connection: Connection, params: _Fields) -> _Field
     return {"adopted": adopted}
 
 
-def _page(connection: Connection, params: _Fields, size: int) -> tuple[list[bytes], _Fields]:
+def _page(session: Session, params: _Fields, size: int) -> tuple[list[bytes], _Fields]:
     """The names of one page, and the fields that lead to the next one."""
-    names, number, following = connection.reading.page(params.get("snapshot", 0), params.get("start", 0), size)
+    names, number, following = session.reading.page(params.get("snapshot", 0), params.get("start", 0), size)
     return names, {"snapshot": number, "next": following}
 
 
-def names(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def names(service: Service, session: Session, params: _Fields) -> _Fields:
     """One page of names. Reply: ``names``, ``snapshot``, and ``next``: where the next page starts, None at the end."""
-    page, following = _page(connection, params, NAMES_PAGE)
+    page, following = _page(session, params, NAMES_PAGE)
     return {"names": [name.decode("utf-8", "replace") for name in page], **following}
 
 
@@ -121,9 +120,9 @@ def _row(info: SlotInfo) -> _Fields:
     return {field: getattr(info, field) for field in _INFO}
 
 
-def list_(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def list_(service: Service, session: Session, params: _Fields) -> _Fields:
     """One page of mutexes. Reply: ``mutexes`` (each the fields of SlotInfo), ``snapshot``, ``next``."""
-    page, following = _page(connection, params, LIST_PAGE)
+    page, following = _page(session, params, LIST_PAGE)
     rows = []
     for name in page:
         try:
@@ -135,7 +134,7 @@ def list_(service: Service, connection: Connection, params: _Fields) -> _Fields:
     return {"mutexes": rows, **following}
 
 
-def info(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def info(service: Service, session: Session, params: _Fields) -> _Fields:
     """One mutex. Reply: the fields of SlotInfo, and ``nonce`` of its segment."""
     ref = service.registry.find(check_name(params["name"]))
     found = service.registry.pool.info(ref)
@@ -148,7 +147,7 @@ def info(service: Service, connection: Connection, params: _Fields) -> _Fields:
     return {**_row(found), "nonce": ref.nonce}
 
 
-def status(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def status(service: Service, session: Session, params: _Fields) -> _Fields:
     """The daemon and its pool.
 
     Reply: ``instance``, ``pid``, ``version``, ``protocol``, ``socket``, ``started`` (seconds of Unix time), ``uptime``
@@ -169,28 +168,28 @@ def status(service: Service, connection: Connection, params: _Fields) -> _Fields
     }
 
 
-def sweep(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def sweep(service: Service, session: Session, params: _Fields) -> _Fields:
     """Remove what dead processes left. Reply: ``pools`` and ``data`` (names of what was removed), ``quarantined``."""
     return service.sweep()
 
 
-def destroy(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def destroy(service: Service, session: Session, params: _Fields) -> _Fields:
     """Destroy every mutex and end. Reply: ``destroyed``, how many there were."""
     try:
         destroyed = service.registry.destroy()
-        log.info("destroyed: %r with %d mutexes, as process %d asked", service.instance, destroyed, connection.peer)
+        log.info("destroyed: %r with %d mutexes, as process %d asked", service.instance, destroyed, session.pid)
     finally:
         service.stop(gone=True)  # a pool that is half destroyed must not be served; the next daemon finishes it
     return {"destroyed": destroyed}
 
 
-def stop(service: Service, connection: Connection, params: _Fields) -> _Fields:
+def stop(service: Service, session: Session, params: _Fields) -> _Fields:
     """End, and leave every mutex as it is. Reply: nothing."""
     service.stop()
     return {}
 
 
-HANDLERS: dict[str, Callable[[Service, Connection, _Fields], _Fields]] = {
+HANDLERS: dict[str, Callable[[Service, Session, _Fields], _Fields]] = {
     "hello": hello,
     "register": register,
     "register_many": register_many,

@@ -19,7 +19,7 @@ from wdkmutex_shm.pool import removed, sweep
 from wdkmutex_shm.pool.pool import Pool
 
 from .chronicle import Chronicle
-from .server import Service
+from .service import Service
 
 __all__ = ["Housekeeping", "sweep_now"]
 

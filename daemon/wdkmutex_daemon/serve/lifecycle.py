@@ -37,7 +37,7 @@ from .housekeeping import Housekeeping, sweep_now
 from .logs import set_up_log
 from .pool_lock import PoolClaim, ServedAlreadyError
 from .registry import Registry
-from .server import Service
+from .service import Service
 
 __all__ = ["serve"]
 

@@ -11,7 +11,7 @@ from wdkmutex_daemon.serve import handlers, pool_lock
 from wdkmutex_daemon.serve.listings import Reading
 from wdkmutex_daemon.serve.pool_lock import PoolClaim, ServedAlreadyError
 from wdkmutex_daemon.serve.registry import Registry
-from wdkmutex_daemon.serve.server import Service
+from wdkmutex_daemon.serve.service import Service
 
 from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
 from wdkmutex_shm.base.records import SlotRef

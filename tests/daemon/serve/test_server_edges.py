@@ -16,10 +16,11 @@ import pytest
 from peer import Peer
 from support import Fork, daemon_pid, wait_until
 from wdkmutex_daemon.serve import acceptor as doors
-from wdkmutex_daemon.serve import server
+from wdkmutex_daemon.serve import service as services
 from wdkmutex_daemon.serve.acceptor import Door
+from wdkmutex_daemon.serve.connection import STALL_SECONDS, Connection
 from wdkmutex_daemon.serve.registry import Registry
-from wdkmutex_daemon.serve.server import STALL_SECONDS, Connection, Service
+from wdkmutex_daemon.serve.service import Service
 
 from wdkmutex_shm import FastMutex, Grt
 from wdkmutex_shm.base import runtime_dir
@@ -92,7 +93,7 @@ def test_who_stalls_is_ended(service: Service, unfinished: bytes, caplog: pytest
 
 
 def test_replies_are_forgotten_when_there_are_too_many(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_SESSIONS", 3)
+    monkeypatch.setattr(services, "_SESSIONS", 3)
     for session in range(5):
         service.remember(session, 1, b"reply")
     assert list(service.replies) == [2, 3, 4]

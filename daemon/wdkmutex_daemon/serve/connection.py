@@ -1,4 +1,4 @@
-"""The daemon's side of the socket: connections, and what they share.
+"""The daemon's side of a socket: one connection.
 
 A connection is never trusted: its peer's uid is checked, its first request must be a hello and must come in time, a
 frame has a cap, and no more of its requests are read while it does not read its replies. Whatever it does ends in an
@@ -13,17 +13,15 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 from wdkmutex_shm.errors import GrtError, ProtocolError, WdkMutexError
 from wdkmutex_shm.protocol.messages import Frames, check_request, decode_request, encode_error, encode_reply
 
 from .handlers import HANDLERS
-from .listings import Reading, Snapshots
-from .registry import Registry
+from .service import Service, Session
 
-__all__ = ["HELLO_SECONDS", "STALL_SECONDS", "Connection", "Service"]
+__all__ = ["HELLO_SECONDS", "STALL_SECONDS", "Connection"]
 
 log = logging.getLogger(__name__)
 
@@ -33,80 +31,10 @@ HELLO_SECONDS = 5.0
 STALL_SECONDS = 30.0
 """How long a client may leave a frame unfinished, or its replies unread."""
 
-_RECEIVE = 1 << 16
 _HIGH_WATER = 1 << 18
 _LOW_WATER = 1 << 16
 _TURN = 0.002
-_SESSIONS = 1 << 14
-_REMEMBERED = 1 << 24
 _PEER = struct.Struct("3i")
-
-
-class Service:
-    """One daemon: what all of its connections share.
-
-    Args:
-        instance: name of the instance.
-        path: its socket path.
-        registry: its names.
-        sweep: removes what dead processes left and returns the fields of the reply to ``sweep``.
-        retire: called once when the end begins, before the last reply: the socket and the lock must be given up.
-            Its argument tells whether the instance itself is gone.
-
-    Attributes:
-        epoch: a random number, one for each life of a daemon.
-        ended: set when the daemon is to end. lost: because files that it needs were removed.
-        replies: the last numbered request of each client session, and the reply to it.
-        snapshots: the lists of names that clients read.
-        room: where connections receive what is sent to them, one at a time.
-    """
-
-    def __init__(
-        self,
-        instance: str,
-        path: str,
-        registry: Registry,
-        sweep: Callable[[], dict[str, Any]],
-        retire: Callable[[bool], None],
-    ) -> None:
-        import wdkmutex_shm
-
-        self.instance = instance
-        self.path = path
-        self.registry = registry
-        self.sweep = sweep
-        self.version: str = getattr(wdkmutex_shm, "__version__", "0")
-        self.started = time.time()
-        self.epoch = int.from_bytes(os.urandom(8), "big")
-        self.ended = asyncio.Event()
-        self.lost = False
-        self.connections: set[Connection] = set()
-        self.replies: dict[int, tuple[int, bytes]] = {}
-        self.snapshots = Snapshots(registry)
-        self.room = bytearray(_RECEIVE)
-        self._remembered = 0
-        self._retire = retire
-
-    def stop(self, *, gone: bool = False, lost: bool = False) -> None:
-        """Begin to end. ``gone``: the instance was destroyed. ``lost``: files that the daemon needs were removed."""
-        if not self.ended.is_set():
-            self.lost = lost
-            self.ended.set()
-            self._retire(gone)
-
-    def remember(self, session: int, request: int, reply: bytes) -> None:
-        """Keep the reply to the last numbered request of a session, in case that the client asks again."""
-        old = self.replies.pop(session, None)
-        self.replies[session] = (request, reply)
-        self._remembered += len(reply) - (len(old[1]) if old is not None else 0)
-        while len(self.replies) > _SESSIONS or self._remembered > _REMEMBERED:
-            self._remembered -= len(self.replies.pop(next(iter(self.replies)))[1])
-
-    def end_stalled(self) -> None:
-        """End the connections that have been stalled for too long."""
-        now = time.monotonic()
-        for connection in list(self.connections):
-            connection.end_if_stalled(now)
 
 
 class Connection:
@@ -119,15 +47,11 @@ class Connection:
         sock: the connected socket.
 
     Attributes:
-        session: random number of the client's, None before its hello.
-        reading: the lists of names that the client is reading in pages.
-        peer: pid of the client.
+        session: who the client is.
     """
 
     def __init__(self, service: Service, sock: socket.socket) -> None:
         self.service = service
-        self.session: int | None = None
-        self.reading = Reading(service.snapshots)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
@@ -138,7 +62,8 @@ class Connection:
         self._unread = False  # the client does not read its replies fast enough
         self._stalled: float | None = None
         sock.setblocking(False)
-        self.peer, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        self.session = Session(pid, service.snapshots)
         service.connections.add(self)
         self._hello: asyncio.TimerHandle | None = self._loop.call_later(HELLO_SECONDS, self._no_hello)
         if uid == os.geteuid():
@@ -219,7 +144,7 @@ class Connection:
         self._ending = self._closed = True
         self._loop.remove_writer(self._sock)
         self._sock.close()
-        self.reading.end()
+        self.session.reading.end()
         self.service.connections.discard(self)
         if self._hello is not None:
             self._hello.cancel()
@@ -234,18 +159,18 @@ class Connection:
             self._stalled = time.monotonic()  # who never reads it does not stay for that
 
     def _refuse(self, error: WdkMutexError) -> None:
-        log.warning("client pid %d refused: %s", self.peer, error)
+        log.warning("client pid %d refused: %s", self.session.pid, error)
         self._send(encode_error(error))
         self.end()
 
     def _no_hello(self) -> None:
-        log.warning("client pid %d did not say hello within %g s", self.peer, HELLO_SECONDS)
+        log.warning("client pid %d did not say hello within %g s", self.session.pid, HELLO_SECONDS)
         self.abort()
 
     def end_if_stalled(self, now: float) -> None:
         """End the connection if a frame is unfinished, or replies are unread, for too long."""
         if self._stalled is not None and now - self._stalled > STALL_SECONDS:
-            log.warning("client pid %d stalled for %g s: connection ended", self.peer, STALL_SECONDS)
+            log.warning("client pid %d stalled for %g s: connection ended", self.session.pid, STALL_SECONDS)
             self.abort()
 
     # --- requests
@@ -279,7 +204,7 @@ class Connection:
         self._read(True)
 
     def _answer(self, verb: str, params: dict[str, Any]) -> None:
-        if self.session is None and verb != "hello":
+        if self.session.number is None and verb != "hello":
             self._refuse(ProtocolError("the first request of a connection is hello"))
             return
         service = self.service
@@ -287,26 +212,26 @@ class Connection:
             self.end()  # the client asks whoever comes after us
             return
         request = params.get("request")
-        if request is not None and self.session is not None:
-            known = service.replies.get(self.session)
+        if request is not None and self.session.number is not None:
+            known = service.replies.get(self.session.number)
             if known is not None and known[0] == request:
                 self._send(known[1])
                 return
         try:
             check_request(verb, params)
-            reply = encode_reply(HANDLERS[verb](service, self, params))
+            reply = encode_reply(HANDLERS[verb](service, self.session, params))
         except WdkMutexError as error:
             if isinstance(error, GrtError):
                 error.facts.setdefault("instance", service.instance)
             reply = encode_error(error)
         except Exception as error:
-            log.exception("%s from client pid %d failed", verb, self.peer)
+            log.exception("%s from client pid %d failed", verb, self.session.pid)
             reply = encode_error(error)
-        if request is not None and self.session is not None and type(request) is int:
-            service.remember(self.session, request, reply)
+        if request is not None and self.session.number is not None and type(request) is int:
+            service.remember(self.session.number, request, reply)
         self._send(reply)
         if verb == "hello" and self._hello is not None:
             self._hello.cancel()
             self._hello = None
-            if self.session is None:
+            if self.session.number is None:
                 self.end()
