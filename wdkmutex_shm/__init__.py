@@ -17,13 +17,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .base.records import Holder, Waiter
 from .core._async_request import LockRequest
 from .core._guard import Guard
 from .core._mutex import FastMutex, KMutex
 from .core._section import CriticalSection
-from .core.conversions import register_type
-from .core.irql import Irql, current_irql, raise_irql, signal_handler
 from .errors import (
     AlreadyOwned,
     DaemonError,
@@ -59,13 +56,20 @@ from .errors import (
     WorkerDied,
 )
 from .objects import homes
-from .objects.kinds import MutexType
 
 if TYPE_CHECKING:
     from .base.frozen import freeze_support as freeze_support
+    from .base.records import Holder as Holder
     from .base.records import Statistics as Statistics
+    from .base.records import Waiter as Waiter
     from .core.box import Box as Box
+    from .core.conversions import register_type as register_type
+    from .core.irql import Irql as Irql
+    from .core.irql import current_irql as current_irql
+    from .core.irql import raise_irql as raise_irql
+    from .core.irql import signal_handler as signal_handler
     from .grt.facade import Grt as Grt
+    from .objects.kinds import MutexType as MutexType
     from .wait.any_of import Guards as Guards
     from .wait.any_of import SectionGuard as SectionGuard
     from .wait.any_of import lock_all as lock_all
@@ -149,38 +153,41 @@ __all__ = [
 ]
 
 
+# Loaded at first use: who only locks pays for none of these. What is called on a mutex loads nothing.
+_LATER = {
+    "Box": ".core.box",
+    "Grt": ".grt.facade",
+    "Guards": ".wait.any_of",
+    "Holder": ".base.records",
+    "Irql": ".core.irql",
+    "LockWhen": ".wait.value_async",
+    "MutexType": ".objects.kinds",
+    "SectionGuard": ".wait.any_of",
+    "Statistics": ".base.records",
+    "Waiter": ".base.records",
+    "current_irql": ".core.irql",
+    "freeze_support": ".base.frozen",
+    "lock_all": ".wait.any_of",
+    "lock_any": ".wait.any_of",
+    "raise_irql": ".core.irql",
+    "register_type": ".core.conversions",
+    "signal_handler": ".core.irql",
+    # Pickles name these, in whichever file they are.
+    "_rebuild": ".objects.handles",
+    "_rebuild_error": ".engines.driver_errors",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Loaded at first use: who only locks pays for none of these.
-    if name == "Grt":
-        from .grt.facade import Grt
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Grt
-    if name == "Box":
-        from .core.box import Box
+    found = getattr(import_module(module, __name__), "rebuild" if name.startswith("_rebuild") else name)
+    globals()[name] = found
+    return found
 
-        return Box
-    if name == "Statistics":
-        from .base.records import Statistics
 
-        return Statistics
-    if name in {"Guards", "SectionGuard", "lock_all", "lock_any"}:
-        from .wait import any_of
-
-        return getattr(any_of, name)
-    if name == "freeze_support":
-        from .base.frozen import freeze_support
-
-        return freeze_support
-    if name == "LockWhen":
-        from .wait.value_async import LockWhen
-
-        return LockWhen
-    if name == "_rebuild":
-        from .objects.handles import rebuild
-
-        return rebuild
-    if name == "_rebuild_error":
-        from .engines import driver_errors
-
-        return driver_errors.rebuild
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
