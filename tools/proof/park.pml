@@ -2,10 +2,10 @@
  * one that ends the tenancy. The steps and their order are those of park.h and of glibc's trylock and unlock; a process may die
  * between any two of them, and then the kernel does what it does for robust mutexes.
  *
- * To be shown: nobody sleeps for ever. Without deaths no sleeper needs a look of its own: none ever times out here. With them,
+ * To be shown: nobody sleeps forever. Without deaths no sleeper needs a look of its own: none ever times out here. With them,
  * a look is what the last sleepers are left with (`timeout`: when nobody can do anything else), and it is enough.
  *
- * -DNO_BIT, -DNO_REPAIR, -DNO_CLEAR, -DNO_LOOK plant a fault each; the tool `model` gives them and the sizes below.
+ * -DNO_BIT, -DNO_REPAIR, -DNO_CLEAR, -DNO_LOOK inject a fault each; the tool `model` gives them and the sizes below.
  */
 #ifndef LOCKERS
 #define LOCKERS 3

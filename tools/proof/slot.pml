@@ -5,7 +5,7 @@
  * T is a number, written in two halves so that a torn T shows; its tens tell the tenant. `published` is what the last
  * commit published: whoever reads T under the lock must find just that.
  *
- * -DPUBLISH_FIRST, -DNO_CONSISTENT, -DNO_GENERATION, -DNO_QUARANTINE, -DNO_PENDING, -DKEEP_ID plant a fault each; the tool
+ * -DPUBLISH_FIRST, -DNO_CONSISTENT, -DNO_GENERATION, -DNO_QUARANTINE, -DNO_PENDING, -DKEEP_ID inject a fault each; the tool
  * `model` gives them and the sizes below.
  */
 #ifndef CLIENTS
@@ -33,7 +33,7 @@
 /* The robust mutex. */
 byte holder;              /* 0: free */
 bool owner_died;          /* FUTEX_OWNER_DIED */
-bool inconsistent;        /* had after a death, not yet marked consistent */
+bool inconsistent;        /* acquired after a death, not yet marked consistent */
 bool unrecoverable;
 
 /* The slot. */
@@ -397,7 +397,7 @@ ended:
     running--
 }
 
-/* At the end somebody locks: the lock is to be had, T is what was published, nothing is left behind. */
+/* At the end somebody locks: the lock can be acquired, T is what was published, nothing is left behind. */
 proctype Survivor()
 {
     byte low, high, id, which;

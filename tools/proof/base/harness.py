@@ -187,6 +187,12 @@ def descriptors() -> int:
     return found
 
 
+def mappings(*passed_over: str) -> int:
+    """Mapped segments of ours, but for those in whose names one of these is."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        return sum("/dev/shm/wdkm." in line and not any(part in line for part in passed_over) for line in file)
+
+
 def footprint(*folders: str) -> set[str]:
     """Files of ours in shared memory, and those in ``folders``; not the wait board, which all processes share."""
     found = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(f"wdkm.{os.getuid()}.")}

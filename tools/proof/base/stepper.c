@@ -81,7 +81,7 @@ static int changed(pid_t pid, watch *w) {
     return found;
 }
 
-/* Wait until `pid`, which was let go, stops: AT_END at a mark. From the first mark on it dies with its tracer. */
+/* Wait until `pid`, which runs, stops: AT_END at a mark. From the first mark on it dies with its tracer. */
 int wdkm_await(pid_t pid) {
     int status;
     while (waitpid(pid, &status, __WALL) < 0)

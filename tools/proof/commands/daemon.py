@@ -20,7 +20,7 @@ from wdkmutex_shm.protocol.messages import FRAME_CAP, PROTOCOL, encode_request
 
 from ..base import kernel
 from ..base.children import Child, in_child
-from ..base.harness import Proof, tool
+from ..base.harness import Proof, descriptors, mappings, tool
 from ..base.instances import NOBODY, ROOT, daemon_of, instance, rss, segments
 from ..intruders.peer import Peer, hostile_frame
 
@@ -137,7 +137,7 @@ class Attacks:
         with contextlib.suppress(TimeoutError, ConnectionError):
             for _ in range(400):
                 peer.sock.sendall(requests)
-            self.proof.broken("a client that reads no replies is not read for ever")
+            self.proof.broken("a client that reads no replies is not read forever")
         peer.close()
 
     def idle(self) -> None:
@@ -212,24 +212,19 @@ def _good_client(name: str, until: float) -> dict[str, float]:
         Grt.unregister(mine)
         assert mutex.destroyed
         del mutex
-        held = held or _held()
-        assert _held() == held, f"descriptors and mappings are given back: {held}, now {_held()}"
+        now = descriptors(), mappings()
+        held = held or now
+        assert now == held, f"descriptors and mappings are given back: {held}, now {now}"
         longest = max(longest, time.monotonic() - begun)
         calls += 7
     return {"calls": calls, "longest": round(longest, 3)}
 
 
-def _held() -> tuple[int, int]:
-    """How many descriptors and how many mappings of shared memory this process has."""
-    with open("/proc/self/maps") as maps:
-        return len(os.listdir("/proc/self/fd")), sum("/dev/shm/" in line for line in maps)
-
-
-def _settled(daemon: psutil.Process, descriptors: int) -> bool:
-    """Whether the daemon has let go of all that the attackers had open."""
+def _settled(daemon: psutil.Process, opened: int) -> bool:
+    """Whether the daemon has released all that the attackers had open."""
     until = time.monotonic() + DEADLINE
     while time.monotonic() < until:
-        if session.current().call("status")["clients"] <= 1 and daemon.num_fds() <= descriptors:
+        if session.current().call("status")["clients"] <= 1 and daemon.num_fds() <= opened:
             return True
         time.sleep(0.05)
     return False
@@ -270,7 +265,7 @@ def command(proof: Proof, attack: tuple[str, ...]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * _IDLE)), hard))
         Grt.register_fast_mutex("good", 0)
         daemon = psutil.Process(daemon_of(name))
-        attacks, descriptors = Attacks(proof, name), daemon.num_fds()
+        attacks, opened = Attacks(proof, name), daemon.num_fds()
         for warm_up in (attacks.frames, attacks.pile):
             warm_up()  # what it needs to work at all is not growth
         attacks.choose(attack)
@@ -285,7 +280,7 @@ def command(proof: Proof, attack: tuple[str, ...]) -> None:
         for peer in attacks.open:
             peer.close()
         if proof.ok:
-            proof.expect(_settled(daemon, descriptors), "every connection's descriptor is given back")
+            proof.expect(_settled(daemon, opened), "every connection's descriptor is given back")
             proof.expect(daemon_of(name) == daemon.pid, "the daemon is the one that it was")
             proof.expect(Grt.get_fast_mutex("good", int).peek() > 0, "T is there")
             with open(runtime_dir.log_path(name), errors="replace") as log:

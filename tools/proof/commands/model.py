@@ -29,7 +29,7 @@ FAULTS = {
     "no-pending": "a data segment is made before it is noted down",
     "keep-id": "a data segment is removed before its id leaves the buffer",
     "no-bit": "who slept and has the lock does not say that others may sleep",
-    "no-repair": "who was woken in vain goes away and leaves a lock word that does not tell of the others",
+    "no-repair": "a waiter that was woken without success leaves behind a lock word that does not tell of the others",
     "no-clear": "the end of a tenancy wakes those who sleep, and not those who are about to",
     "no-look": "a sleeper never looks for itself, whoever is killed",
 }

@@ -20,9 +20,8 @@ _ALL = [*resources.SCENES, *full_shm.SCENES]
 
 def _limit(proof: Proof, scene: str) -> None:
     """Play a scene of :mod:`proof.limits.resources` in a new process."""
-    seed = str(proof.random.getrandbits(32))
     environment = {**os.environ, "WDKMUTEX_MLOCK": "1"} if scene == "locked_memory" else None
-    words = [sys.executable, "-m", resources.__name__, scene, seed, f"{proof.instance}-l"]
+    words = [sys.executable, "-m", resources.__name__, scene, f"{proof.instance}-l"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
     try:
         outcome = json.loads(done.stdout)
@@ -31,7 +30,7 @@ def _limit(proof: Proof, scene: str) -> None:
     if isinstance(outcome["value"], str):
         proof.skip(outcome["value"])
         return
-    proof.expect(outcome["told"] is None, f"no room: {scene.replace('_', ' ')}", told=outcome["told"], seed=seed)
+    proof.expect(outcome["told"] is None, f"no room: {scene.replace('_', ' ')}", told=outcome["told"])
     proof.counts[scene] += outcome["value"] or 0
 
 

@@ -53,7 +53,7 @@ class Spec(NamedTuple):
     make: Callable[[random.Random], Any]
 
     def register(self, source: random.Random) -> None:
-        """Register it anew."""
+        """Register it again."""
         if self.kind == "section":
             Grt.register_critical_section(self.name)
         else:

@@ -314,8 +314,8 @@ def _data_squatted(proof: Proof, name: str) -> None:
                 refused = outcome.well and told[0] == "SegmentRefused" and segment in told[1]
                 proof.expect(refused, "another user's data segment is refused, and named", told=told)
                 proof.counts["refused"] += 1
-            Grt.register_kmutex("large", b"anew" * 2000)
-            proof.expect(Grt.get_kmutex("large").peek() == b"anew" * 2000, "it can be registered anew")
+            Grt.register_kmutex("large", b"new." * 2000)
+            proof.expect(Grt.get_kmutex("large").peek() == b"new." * 2000, "it can be registered again")
         finally:
             with contextlib.suppress(OSError):
                 shm.unlink(segment)

@@ -23,8 +23,9 @@ from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import sweep
 
 from ..base import kernel
-from ..base.children import Child, Outcome
+from ..base.children import Child, Outcome, in_child
 from ..base.instances import remove_instance, segments
+from .remains import refused, register_until, set_by_with, value_of
 
 #: Bytes of /dev/shm in a scene.
 SIZE = 1 << 20
@@ -50,24 +51,12 @@ def in_small_room(scene: Callable[[random.Random, str], Any], seed: int, name: s
     def stage() -> Outcome:
         enter()
         try:
-            with Child(play) as child:
-                return child.outcome(seconds)
+            return in_child(play, seconds)
         finally:
             remove_instance(name)
 
-    with Child(stage) as child:
-        outcome = child.outcome(seconds + 30.0)
+    outcome = in_child(stage, seconds + 30.0)
     return outcome.value if outcome.well else outcome
-
-
-def refused(work: Callable[[], Any], *codes: int) -> None:
-    """Work must fail for want of room, with one of these reasons of the operating system."""
-    try:
-        work()
-    except PagedPoolAllocFailed as error:
-        assert error.errno in codes, f"PagedPoolAllocFailed with errno {error.errno}: {error}"
-        return
-    raise AssertionError("it found room where there was none")
 
 
 @contextlib.contextmanager
@@ -112,7 +101,7 @@ def creation(source: random.Random, name: str) -> int:
         refused(lambda: KMutex(b"x" * 200_000), errno.ENOSPC)
         for mutex, value in made:
             assert mutex.peek() == value
-            assert mutex.lock(timeout=5).value == value
+            assert value_of(mutex) == value
             assert mutex.owner is None
     count = len(made)
     del made[: count // 2 + 1], mutex
@@ -130,10 +119,6 @@ def growth(source: random.Random, name: str) -> int:
     tries = 0
     with filled(source):
 
-        def by_with() -> None:
-            with mutex.lock(timeout=5) as guard:
-                guard.value = large
-
         def by_commit() -> None:
             with mutex.lock(timeout=5) as guard:
                 guard.value = large
@@ -148,7 +133,7 @@ def growth(source: random.Random, name: str) -> int:
                     inner.value = large
                 assert guard.value == large
 
-        ways = [by_with, by_commit, lambda: mutex.replace(large, timeout=5)]
+        ways = [lambda: set_by_with(mutex, large), by_commit, lambda: mutex.replace(large, timeout=5)]
         if isinstance(mutex, KMutex):
             ways.append(by_inner)
         for way in source.sample(ways, len(ways)):
@@ -174,7 +159,7 @@ def reserved(source: random.Random, name: str) -> int:
             with contextlib.suppress(PagedPoolAllocFailed):
                 mutex.replace(_value(source, size - source.randrange(size // 5)), timeout=5)
             _whole(mutex.peek())
-            _whole(mutex.lock(timeout=5).value)
+            _whole(value_of(mutex))
     return 20
 
 
@@ -195,20 +180,13 @@ def registration(source: random.Random, name: str) -> int:
     old = _value(source, 5000)
     Grt.register_kmutex("old", old)
     large = _value(source, 600_000)
-    count = 0
     with filled(source):
         for register in (Grt.register_kmutex, Grt.register_kmutex_checked, Grt.get_or_register_kmutex):
             refused(partial(register, "new", large), errno.ENOSPC)
         refused(lambda: Grt.register_kmutex("old", large), errno.ENOSPC)
         assert Grt.get_kmutex("old", bytes).peek() == old
         assert Grt.names() == ["old"]
-        try:
-            while count < 5000:
-                Grt.register_fast_mutex_checked(f"n{count}", count)
-                count += 1
-            raise AssertionError("there was room for 5,000 mutexes where there was none")
-        except PagedPoolAllocFailed as error:
-            assert error.errno == errno.ENOSPC, error
+        count = register_until(PagedPoolAllocFailed, 5000, errno.ENOSPC)
         refused(lambda: Grt.register_fast_mutex("n0", -1), errno.ENOSPC)
         assert len(Grt.names()) == count + 1
         assert Grt.get_fast_mutex("n0", int).fetch_add(1) == 0
@@ -273,9 +251,7 @@ def tide(source: random.Random, name: str) -> int:
                 file.truncate(0)
         os.unlink(_FILLER)
         for child in children:
-            outcome = child.outcome(30.0)
-            assert outcome.well, outcome.told()
-            steps += outcome.value
+            steps += child.outcome(30.0).checked()
     for mutex in shared:
         _whole(mutex.peek())
         assert mutex.owner is None

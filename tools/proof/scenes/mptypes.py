@@ -57,7 +57,7 @@ class LockScene(_ReleaseScene):
         if not self.expect(self._made.acquire(timeout=PATIENCE), "a survivor has the lock within 1 s"):
             return
         self.abandoned(self._made.abandoned, self._held)
-        self.expect(not self._made.acquire(False), "it is had once")
+        self.expect(not self._made.acquire(False), "it is acquired once")
         self._made.release()
         self.expect(not self._made.locked(), "it is free in the end")
 

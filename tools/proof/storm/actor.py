@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..operations.actor import Actor
 from .ledger import Page
@@ -12,6 +12,22 @@ from .setup import Book, World
 LOCK = "longest wait, microseconds"
 VALUE = "longest wait for a value, microseconds"
 TYPE = "longest wait for a type of multiprocessing, microseconds"
+
+
+class News(NamedTuple):
+    """A T of a relay that is waited for: one that was made later than this.
+
+    Attributes:
+        relay: which one. begun: when, as :meth:`Keeper.now` says.
+        followed: the times of those that were seen since.
+    """
+
+    relay: Book
+    begun: tuple[int, int]
+    followed: list[int]
+
+    def __call__(self, value: Any) -> bool:
+        return (value[-1] if isinstance(value, list) else int(value)) > self.begun[0]
 
 
 class Keeper(Actor):

@@ -53,7 +53,7 @@ def _move(worker: Keeper, guards: dict[str, Any]) -> None:
 
 
 def transfer(worker: Keeper) -> None:
-    """Look at all accounts and move an amount; now and then twice in one hold, by an inner guard, or in vain."""
+    """Look at all accounts and move an amount; now and then twice in one hold, by an inner guard, or rolled back."""
     bank, chance = worker.world.bank, worker.chance
     names = chance.sample(bank._fields, len(bank))
     guards = worker.lock_all(*(getattr(bank, name) for name in names))

@@ -56,7 +56,7 @@ class Ledger(abc.ABC):
 
 
 class IntLedger(Ledger):
-    """Everything in one int of 1 to 9 bytes; no name and no epoch, so it is not registered anew."""
+    """Everything in one int of 1 to 9 bytes; no name and no epoch, so it is not registered again."""
 
     modulus = 1 << _SEQUENCE_BITS
 

@@ -36,12 +36,12 @@ def own(worker: Keeper) -> None:
 
 
 def renewed(worker: Keeper) -> tuple[Book, ...]:
-    """A book that is registered anew now and then."""
+    """A book that is registered again now and then."""
     found = [book for book in worker.world.books if book.renewed]
     return (worker.chance.choice(found),) if found else ()
 
 
-def register_anew(worker: Keeper, book: Book) -> None:
+def register_again(worker: Keeper, book: Book) -> None:
     """Another epoch begins; or the name goes, and the next one who wants it registers it."""
     if worker.chance.random() < 0.5:
         worker.register(book, checked=False)

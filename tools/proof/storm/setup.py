@@ -19,7 +19,7 @@ INSIDE = 2
 """How many a semaphore lets in."""
 
 KINDS: tuple[tuple[str, Ledger | None, bool, bool], ...] = (
-    # kind, form of T, registered (else anonymous), registered anew now and then
+    # kind, form of T, registered (else anonymous), registered again now and then
     ("fast", BytesLedger(), True, True),
     ("k", DictLedger(), True, True),
     ("section", None, True, False),
@@ -40,7 +40,7 @@ class Book(NamedTuple):
         kind: ``fast``, ``k`` or ``section``.
         ledger: form of its T; None for one that keeps no book.
         handle: of an anonymous one, else None.
-        renewed: whether it is registered anew now and then.
+        renewed: whether it is registered again now and then.
         kept: how many times of its last commits are its T, 0 if that is something else.
     """
 

@@ -75,7 +75,7 @@ TABLE = (
     Entry(0.3, _known("lock_async"), calm=True),
     Entry(0.8, _own("pickle", operations.pickled, one(*T_KINDS))),
     Entry(1, _own("a mutex of its own", operations.own)),
-    Entry(0.7, _own("registered anew", operations.register_anew, operations.renewed)),
+    Entry(0.7, _own("registered again", operations.register_again, operations.renewed)),
     Entry(3, _own("two locks in any order", operations.cross, some(*T_KINDS, most=2))),
     Entry(0.8, _own("waiters looked at", operations.look_at_waiters, one(*T_KINDS))),
     Entry(1.6, _own("fork while holding", operations.fork_holding, one(*T_KINDS))),

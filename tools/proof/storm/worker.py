@@ -10,7 +10,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from wdkmutex_shm import Grt, lock_all, lock_any
 from wdkmutex_shm.errors import (
@@ -26,9 +26,9 @@ from wdkmutex_shm.errors import (
 from wdkmutex_shm.pool import private
 
 from ..base.children import is_running, undisturbed
-from ..base.harness import descriptors
+from ..base.harness import descriptors, mappings
 from ..operations.actor import Entered
-from .actor import LOCK, TYPE, VALUE, Keeper
+from .actor import LOCK, TYPE, VALUE, Keeper, News
 from .board import Log
 from .ledger import Page, TornError
 from .setup import Book, World
@@ -68,22 +68,6 @@ def run_worker(world: World, number: int, seed: int) -> NoReturn:
         os._exit(code)
 
 
-class News(NamedTuple):
-    """A T of a relay that is waited for: one that was made later than this.
-
-    Attributes:
-        relay: which one. begun: when, as :meth:`Worker.now` says.
-        followed: the times of those that were seen since.
-    """
-
-    relay: Book
-    begun: tuple[int, int]
-    followed: list[int]
-
-    def __call__(self, value: Any) -> bool:
-        return (value[-1] if isinstance(value, list) else int(value)) > self.begun[0]
-
-
 class Worker(Keeper):
     """What a worker knows; a :class:`~proof.storm.actor.Keeper`.
 
@@ -104,7 +88,7 @@ class Worker(Keeper):
         self.parent = os.getppid()
         self._log = log
         self._board = world.board
-        self._footprint = _footprint()
+        self._began = _held()
         self._handles: dict[int, Any] = {}
         self._chosen: tuple[Book, ...] = ()
         self._logged: dict[tuple[int, int], int] = {}
@@ -115,7 +99,7 @@ class Worker(Keeper):
     # --- a life: from the start, or from a Ctrl-C, to the next
 
     def live(self) -> None:
-        """Work until told to stop. What was done and what was only begun is found out anew."""
+        """Work until told to stop. What was done and what was only begun is found out again."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._handles.clear()
         self._certain.clear()
@@ -167,13 +151,13 @@ class Worker(Keeper):
         closed = before - descriptors()
         private.close()
         gc.collect()
-        # The threads that sleep for tasks look up every 50 ms, or stay for a second, and let go of a mutex then.
+        # The threads that sleep for tasks look up every 50 ms, or stay for a second, and release a mutex then.
         deadline = time.monotonic() + _SETTLED
-        while _footprint()[1] > self._footprint[1] and time.monotonic() < deadline:
+        while _held()[1] > self._began[1] and time.monotonic() < deadline:
             time.sleep(0.01)
-        found = _footprint()
-        if found[0] + closed != self._footprint[0] or found[1] > self._footprint[1]:
-            self.broken("no descriptor and no mapping is left", before=self._footprint, after=found)
+        found = _held()
+        if found[0] + closed != self._began[0] or found[1] > self._began[1]:
+            self.broken("no descriptor and no mapping is left", before=self._began, after=found)
         self.count("lives ended in order")
 
     # --- names
@@ -407,9 +391,6 @@ class Worker(Keeper):
         self._log.broken(promise, **facts)
 
 
-def _footprint() -> tuple[int, int]:
+def _held() -> tuple[int, int]:
     """Open descriptors, and mappings of segments of ours: not of the parent's own mutexes, nor of the wait board."""
-    passed_over = f".@{os.getppid()}.", ".@waits"
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        mappings = sum("/dev/shm/wdkm." in line and not any(part in line for part in passed_over) for line in file)
-    return descriptors(), mappings
+    return descriptors(), mappings(f".@{os.getppid()}.", ".@waits")
