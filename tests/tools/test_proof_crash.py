@@ -1,4 +1,4 @@
-"""The tools that prove what is promised about crashes: they find nothing in a clean build, and each planted fault.
+"""The tools that prove what is promised about crashes: they find nothing in a clean build, and each injected fault.
 
 A build with faults is named by WDKM_PLANTED: a folder that holds the package ``wdkmutex_shm``, built as faults.h says.
 """
@@ -31,7 +31,7 @@ def prove(tool: str, *options: str, plant: str | None = None) -> dict[str, Any]:
     if plant is not None:
         folder = os.environ.get("WDKM_PLANTED")
         if folder is None:
-            pytest.skip("WDKM_PLANTED names no build with planted faults")
+            pytest.skip("WDKM_PLANTED names no build that carries faults")
         path.insert(0, folder)
         environment["WDKMUTEX_PLANT"] = plant
     environment["PYTHONPATH"] = os.pathsep.join(path)

@@ -1,4 +1,4 @@
-"""What memcheck finds in our modules is told from what it finds elsewhere, and a planted fault is found."""
+"""What memcheck finds in our modules is told from what it finds elsewhere, and an injected fault is found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLANTED = os.environ.get("WDKM_PLANTED")
 
 pytestmark = pytest.mark.skipif(not (TOOLS / "proof").exists(), reason="not run from the source tree")
 
-OURS = "(in /x/site-packages/wdkmutex_shm/_segment.cpython-311-x86_64-linux-gnu.so)"
+OURS = "(in /x/site-packages/wdkmutex_shm/core/_segment.cpython-311-x86_64-linux-gnu.so)"
 READ = f"""\
 ==7== Invalid read of size 8
 ==7==    at 0x4F6F97D: memcpy (memmove.S:415)

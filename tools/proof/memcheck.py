@@ -31,7 +31,7 @@ _OPTIONS = (
     "--num-callers=25",
     "--keep-debuginfo=yes",
 )
-_OURS = re.compile(r"\(in \S*/wdkmutex_shm/_\w+\.\S*so\)")
+_OURS = re.compile(r"\(in \S*/wdkmutex_shm/(?:\w+/)*_\w+\.\S*so\)")
 _MARK = re.compile(r"^==\d+== ?", re.MULTILINE)
 _MOST = 20
 
