@@ -34,6 +34,10 @@ ALSO = {
     "DowncastError": TypeError,
     "InvalidName": ValueError,
     "DaemonUnavailable": ConnectionError,
+    "EngineUnavailable": ConnectionError,
+    "ValueTooLarge": ValueError,
+    "LeaseLost": RuntimeError,
+    "CommitUnknown": RuntimeError,
     "RuntimeFolderRefused": PermissionError,
     "WorkerDied": RuntimeError,
     "PoolBroken": RuntimeError,
@@ -66,7 +70,7 @@ def test_branches() -> None:
     assert of_grt == {
         "GrtError", "GrtDriverMutexError",
         "GrtAlreadyExists", "GrtIsNull", "GrtIsEmpty", "KeyExists", "KeyNotFound", "DowncastError",
-        "InvalidName", "DaemonError", "DaemonUnavailable", "ProtocolError", "RuntimeFolderRefused",
+        "InvalidName", "DaemonError", "DaemonUnavailable", "ProtocolError", "RuntimeFolderRefused", "EngineUnavailable",
     }  # fmt: skip
     assert {cls.__name__ for cls in ALL if issubclass(cls, DaemonError)} == {
         "DaemonError", "DaemonUnavailable", "ProtocolError", "RuntimeFolderRefused",

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "AlreadyOwned",
+    "CommitUnknown",
     "DaemonError",
     "DaemonUnavailable",
     "DeadlockError",
     "DowncastError",
     "DriverMutexError",
+    "EngineUnavailable",
+    "Fenced",
     "GrtAlreadyExists",
     "GrtDriverMutexError",
     "GrtError",
@@ -32,6 +35,7 @@ __all__ = [
     "KeyExists",
     "KeyNotFound",
     "LayoutMismatch",
+    "LeaseLost",
     "LockTimeout",
     "MutexBusy",
     "MutexDamaged",
@@ -43,6 +47,7 @@ __all__ = [
     "ProtocolError",
     "RuntimeFolderRefused",
     "SegmentRefused",
+    "ValueTooLarge",
     "WdkMutexError",
     "WorkerDied",
 ]
@@ -243,6 +248,47 @@ class SegmentRefused(DriverMutexError, PermissionError):
     __str__ = Exception.__str__
 
 
+class ValueTooLarge(DriverMutexError, ValueError):
+    """T has more bytes of msgpack than its mutex can hold; the previous T is unchanged.
+
+    Attributes:
+        size: bytes that T takes.
+        limit: most bytes that are possible.
+    """
+
+    size: int | None = None
+    limit: int | None = None
+
+
+class LeaseLost(DriverMutexError, RuntimeError):
+    """This machine lost the lock while it was held: its lease at the engine has ended, and others may hold the lock.
+
+    Only mutexes of an instance on an engine (etcd, PostgreSQL) raise it; a lock in shared memory has no lease.
+
+    Attributes:
+        fence: the fence of the hold that ended, see :attr:`Guard.fence`.
+    """
+
+    fence: int | None = None
+
+
+class Fenced(LeaseLost):
+    """The engine refused a commit, because the lease of its holder had ended. T was surely not changed by it."""
+
+
+class CommitUnknown(DriverMutexError, RuntimeError):
+    """The engine did not answer a commit, and it cannot be found out any more whether T was changed by it.
+
+    Only mutexes of an instance on an engine (etcd, PostgreSQL) raise it. The lock is not held any more. Read T before
+    the change is made again.
+
+    Attributes:
+        fence: the fence of the hold, see :attr:`Guard.fence`.
+    """
+
+    fence: int | None = None
+
+
 class GrtError(WdkMutexError):
     """Base of the errors of names and of the daemon.
 
@@ -309,6 +355,18 @@ class DaemonUnavailable(DaemonError, ConnectionError):
     """
 
     path: str | None = None
+
+    __str__ = Exception.__str__
+
+
+class EngineUnavailable(GrtError, ConnectionError):
+    """The engine of an instance on other machines cannot be used: no such engine is here, or it does not answer.
+
+    Attributes:
+        engine: scheme of its URL, such as ``etcd``.
+    """
+
+    engine: str | None = None
 
     __str__ = Exception.__str__
 

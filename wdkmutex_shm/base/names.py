@@ -25,6 +25,7 @@ __all__ = [
     "data_ident",
     "data_segment",
     "default_instance",
+    "instance_of",
     "instance_prefix",
     "pool_segment",
     "private_prefix",
@@ -91,9 +92,27 @@ def check_instance(instance: str) -> str:
     return instance
 
 
+def instance_of(text: str) -> str:
+    """Return the instance that a user means: its name, or the URL of one beyond this machine.
+
+    Raises:
+        TypeError: it is not a str.
+        InvalidName: it is neither a name nor a URL of an engine. The message does not repeat a password.
+        EngineUnavailable: this version does not have the engine that the URL names.
+    """
+    if isinstance(text, str) and "://" in text:
+        from . import engine_url
+
+        raise engine_url.missing(engine_url.parse(text))
+    return check_instance(text)
+
+
 def default_instance() -> str:
-    """Return the instance that a process means when it names none: ``WDKMUTEX_INSTANCE``, else ``default``."""
-    return check_instance(os.environ.get("WDKMUTEX_INSTANCE") or "default")
+    """Return the instance that a process means when it names none: ``WDKMUTEX_INSTANCE``, else ``default``.
+
+    Raises as :func:`instance_of`.
+    """
+    return instance_of(os.environ.get("WDKMUTEX_INSTANCE") or "default")
 
 
 def user_prefix(uid: int | None = None) -> str:

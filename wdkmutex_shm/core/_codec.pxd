@@ -61,5 +61,7 @@ cdef class Codec:
     cdef object decode_from(self, const unsigned char *data, Py_ssize_t length)
 
 
+# The error for a T of that many bytes.
+cdef object too_large(uint64_t size)
 # The int that `data` holds in msgpack form; raises MutexDamaged if it is no int.
 cdef object decode_int(const unsigned char *data, Py_ssize_t length)

@@ -11,7 +11,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ..errors import MutexDamaged
+from ..errors import MutexDamaged, ValueTooLarge
 
 cdef extern from "Python.h":
     bint PyLong_CheckExact(object)
@@ -28,6 +28,11 @@ cdef int damaged(str what) except -1:
     raise MutexDamaged(
         f"the bytes in shared memory are not {what}: written by another program, or damaged; "
         "register the mutex again, or set it with replace()")
+
+
+cdef object too_large(uint64_t size):
+    return ValueTooLarge(f"T takes {size} bytes, and at most 2**32 - 1 are possible; keep a part of it elsewhere",
+                         size=size, limit=4294967295)
 
 
 cdef uint64_t unsigned(object value) except? 0xffffffffffffffff:
@@ -83,7 +88,7 @@ cdef int encode_length(Py_ssize_t length, uint8_t one, uint8_t two, uint8_t four
         wdkm_put32(out.head + 1, <uint32_t>length)
         out.head_length = 5
     else:
-        raise ValueError(f"{length} bytes are too many: msgpack supports at most 2**32 - 1")
+        raise too_large(length)
     return 0
 
 
@@ -286,7 +291,7 @@ cdef class Codec:
         out.body = PyBytes_AS_STRING(raw)
         out.body_length = PyBytes_GET_SIZE(raw)
         if out.body_length >= 4294967296:
-            raise ValueError(f"T takes {out.body_length} bytes; at most 2**32 - 1 are possible")
+            raise too_large(out.body_length)
         return raw
 
     cdef object decode_from(self, const unsigned char *data, Py_ssize_t length):
@@ -344,7 +349,7 @@ cdef class Codec:
         value = self.admit(value)
         keep = self.encode_into(value, &out)
         if out.head_length + out.body_length >= 4294967296:
-            raise ValueError(f"T takes {out.head_length + out.body_length} bytes; at most 2**32 - 1 are possible")
+            raise too_large(out.head_length + out.body_length)
         return joined(&out)
 
     cdef bytes encode_unchecked(self, object value):

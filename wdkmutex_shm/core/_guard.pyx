@@ -21,7 +21,7 @@ from ._handle cimport Handle
 from ._lock cimport nanoseconds
 from ._foreign_drops cimport leave_behind
 from ._payload cimport publish_number
-from ._segment cimport slot_name
+from ._segment cimport acquisitions, slot_name
 from ._slot cimport WDKM_OF_TASK, wdkm_local, wdkm_thread, wdkm_unlock
 from ._tasks cimport let_task_go
 from ._thread cimport APC, DISPATCH, before_fork, refuse_level, thread_at_level, thread_state
@@ -98,6 +98,26 @@ cdef class Guard:
     def abandoned_by(self):
         """Pid of that dead holder; None if there was none, or it died before it could write its pid down."""
         return self.dead_pid if self.dead_pid > 0 else None
+
+    @property
+    def fence(self):
+        """A number that rises strictly from one hold of the mutex to the next: pass it along with effects outside of T.
+
+        What receives them refuses those with a smaller number than it has seen, and so those of a holder that was stopped
+        until others had their turn. Inner guards have the fence of their hold. A mutex that is registered again under the same
+        name is a new one, and begins at 1.
+
+        Raises:
+            NotOwned: see :attr:`value`.
+        """
+        must_hold(self, "fence")
+        return acquisitions(self.handle.slot)
+
+    @property
+    def lost(self):
+        """Whether the lock was lost while this guard held it, because the lease of this machine ended. Never of a mutex in the
+        shared memory of one machine: its lock is held until the guard releases it."""
+        return False
 
     @property
     def mutex(self):

@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap
 
-from ._codec cimport Codec, Encoded
+from ._codec cimport Codec, Encoded, too_large
 from ._segment cimport Segment, lock_memory, slot_name
 from ._slot cimport (WDKM_DATA_HEADER, WDKM_DATA_MAGIC, WDKM_INLINE, WDKM_LAYOUT, wdkm_cas64, wdkm_data_header,
                      wdkm_fence_release, wdkm_load64, wdkm_mapping, wdkm_planted, wdkm_slot,
@@ -257,7 +257,7 @@ cdef uint64_t prepare(Segment segment, Py_ssize_t index, uint64_t generation, co
     cdef uint64_t size = value.head_length + value.body_length
     cdef unsigned char *target
     if size >= 4294967296:
-        raise ValueError(f"T takes {size} bytes; at most 2**32 - 1 are possible")
+        raise too_large(size)
     if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
         gone(segment, slot)
     # Orders the last store of the commit word before the stores into the buffer that it freed, for peeking readers.

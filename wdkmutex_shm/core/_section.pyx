@@ -13,7 +13,7 @@ from ._handle cimport Handle
 from ._lock cimport ABANDONED, EXPIRED, OF_TASK, attempt, nanoseconds, raise_of_task, raise_timeout, settle
 from ._payload cimport gone
 from ._async_request cimport lock_for, new_request
-from ._segment cimport slot_name
+from ._segment cimport acquisitions, slot_name
 from ._slot cimport (WDKM_OF_TASK, pthread_mutex_trylock, wdkm_acquired, wdkm_load64, wdkm_local, wdkm_slot, wdkm_thread,
                      wdkm_unlock)
 from ._tasks cimport is_own_task, task_root
@@ -265,6 +265,17 @@ cdef class CriticalSection(Handle):
         if guard is not None:
             return (guard if guard.root is None else guard.root).abandoned_by
         return self.segment_.local[self.index].abandoned_pid - 1 or None
+
+    @property
+    def fence(self):
+        """Of the calling thread's present hold, see :attr:`Guard.fence`.
+
+        Raises:
+            NotOwned: the calling thread is not inside.
+        """
+        if not self._is_owned():
+            self.not_owned()
+        return acquisitions(self.slot)
 
     def _is_owned(self):
         cdef wdkm_local *local = &self.segment_.local[self.index]

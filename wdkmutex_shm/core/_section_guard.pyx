@@ -61,6 +61,20 @@ cdef class SectionGuard:
             return self.apart.abandoned_by if self.entered else None
         return self.section.abandoned_by if self.entered else None
 
+    @property
+    def fence(self):
+        """See :attr:`Guard.fence`. Raises NotOwned as :attr:`CriticalSection.fence`, and when this has left the section."""
+        if self.apart is not None:
+            return self.apart.fence
+        if not self.entered:
+            self.section.not_owned()
+        return self.section.fence
+
+    @property
+    def lost(self):
+        """See :attr:`Guard.lost`."""
+        return False
+
     def drop_safe(self):
         """Leave the section, once. At any IRQL.
 

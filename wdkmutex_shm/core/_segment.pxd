@@ -32,5 +32,7 @@ cdef class Segment:
 cdef int64_t held_since(wdkm_slot *slot) noexcept nogil
 # The same as seconds ago, or None.
 cdef object held_for(wdkm_slot *slot)
+# How often the lock was acquired since its tenant moved in; for its holder, others may see halves of two numbers.
+cdef uint64_t acquisitions(const wdkm_slot *slot) noexcept
 # The name in a slot, as far as its bytes make one.
 cdef str slot_name(wdkm_slot *slot)

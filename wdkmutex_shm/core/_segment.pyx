@@ -428,6 +428,10 @@ cdef int64_t held_since(wdkm_slot *slot) noexcept nogil:
     return now
 
 
+cdef uint64_t acquisitions(const wdkm_slot *slot) noexcept:
+    return (<uint64_t>slot.acquired_high << 32) + slot.acquired_low
+
+
 cdef object held_for(wdkm_slot *slot):
     cdef int64_t since = held_since(slot)
     if since < 0:

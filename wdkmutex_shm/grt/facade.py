@@ -79,6 +79,8 @@ class Grt(GrtMany):
             PagedPoolAllocFailed: /dev/shm has no room for the pool.
             RuntimeFolderRefused: the folder for sockets is not safe to use.
             InvalidName: the name is not valid for an instance.
+            EngineUnavailable: it is the URL of an engine (``etcd://...``, ``postgresql://...``) that this version does
+                not have.
         """
         session.init(instance, autostart, timeout)
 

@@ -12,7 +12,7 @@ from _thread import RLock
 from typing import NamedTuple
 
 from ..base.forks import in_child, settle
-from ..base.names import check_instance, default_instance
+from ..base.names import default_instance, instance_of
 from ..engines.driver_errors import from_the_grt
 from ..engines.local.client import Client, has_segments
 from ..errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
@@ -64,7 +64,7 @@ def init(instance: str | None, autostart: bool, timeout: float) -> None:
     """Attach this process to an instance. See :meth:`wdkmutex_shm.Grt.init`."""
     global _session
     settle()
-    name = default_instance() if instance is None else check_instance(instance)
+    name = default_instance() if instance is None else instance_of(instance)
     deadline = time.monotonic() + timeout
     with _lock:
         present = _session

@@ -15,13 +15,19 @@
 6
     the lock was not acquired in time (``set --timeout``)
 7
-    wrong kind or wrong T
+    wrong kind or wrong T, or T is too large
 8
     refused: a folder, socket or segment of another user, permission mode or layout version
 9
     shared memory could not be allocated
 10
     the mutex cannot be used: it was destroyed, is held by the same thread, or is in use
+11
+    the engine of the instance cannot be used
+12
+    the lease was lost while the mutex was held: nothing was changed after that
+13
+    it is not known whether the change was made
 128 + n
     ended by signal n (130: Ctrl-C)
 
@@ -58,6 +64,9 @@ WRONG_TYPE = 7
 REFUSED = 8
 NO_MEMORY = 9
 UNUSABLE = 10
+NO_ENGINE = 11
+LEASE_LOST = 12
+UNKNOWN = 13
 
 LOCK_TIMEOUT = 124
 LOCK_FAILED = 125
@@ -68,8 +77,8 @@ NOT_FOUND = 127
 TABLE = (
     "Exit codes: 0 ok; 1 failed, unequal; 2 usage; 3 no Grt (daemon not running); 4 no such name; 5 name exists; "
     "6 timeout; 7 wrong kind or T; 8 refused (owner, permissions, layout, kernel); 9 no shared memory; 10 destroyed or "
-    "in use; 128+n signal n. 'lock' passes on the command's status; its own: 124 timeout, 125 failed, 126 cannot run, "
-    "127 no such command."
+    "in use; 11 no engine; 12 lease lost; 13 unknown whether changed; 128+n signal n. 'lock' passes on the command's "
+    "status; its own: 124 timeout, 125 failed, 126 cannot run, 127 no such command."
 )
 
 # By name, so that `--help` and usage errors need not load the library. The first base class that is listed decides.
@@ -82,6 +91,10 @@ _CODES = {
     "GrtIsNull": NO_GRT,
     "DaemonUnavailable": NO_GRT,
     "DowncastError": WRONG_TYPE,
+    "ValueTooLarge": WRONG_TYPE,
+    "EngineUnavailable": NO_ENGINE,
+    "LeaseLost": LEASE_LOST,
+    "CommitUnknown": UNKNOWN,
     "RuntimeFolderRefused": REFUSED,
     "SegmentRefused": REFUSED,
     "LayoutMismatch": REFUSED,

@@ -92,6 +92,9 @@ def lock_verb(
     killed with SIGKILL, it loses the lock immediately and CMD is killed, too; the next owner sees that the mutex was
     abandoned. Processes started by CMD, and a CMD that is set-user-ID, continue without the lock. (flock(1) is
     different: there CMD and all processes that inherit its descriptor keep the lock.)
+
+    CMD finds the fence of this hold in WDKMUTEX_FENCE: a number that rises with every hold of the mutex, so that what
+    CMD writes to can refuse a command that was stopped for too long.
     """
     from wdkmutex_shm.errors import LockTimeout, WdkMutexError
 
@@ -104,11 +107,11 @@ def lock_verb(
     try:
         with _signals_raise():
             mutex = session.find(instance, name)
-            with _held(mutex, timeout) as dead, _signals_wait() as mask:
+            with _held(mutex, timeout) as (dead, fence), _signals_wait() as mask:
                 locked = True
                 if verbose:
                     _say_locked(name, dead)
-                status = _run(command, mask)
+                status = _run(command, mask, fence)
                 if mutex.destroyed:
                     error_line(
                         f"{name} was destroyed or overwritten while the command ran; another process may have held it "
@@ -129,18 +132,18 @@ def lock_verb(
 
 
 @contextmanager
-def _held(mutex: Any, timeout: float | None) -> Iterator[int | None]:
+def _held(mutex: Any, timeout: float | None) -> Iterator[tuple[int | None, int]]:
     """Hold a mutex of any kind.
 
-    Yields None, or the pid (0: unknown) of its last holder if that died while it held it.
+    Yields None, or the pid (0: unknown) of its last holder if that died while it held it; and the fence.
     """
     if hasattr(mutex, "lock"):
         with mutex.lock(timeout) as guard:
-            yield (guard.abandoned_by or 0) if guard.abandoned else None
+            yield (guard.abandoned_by or 0) if guard.abandoned else None, guard.fence
         return
     mutex.enter(timeout)
     try:
-        yield (mutex.abandoned_by or 0) if mutex.abandoned else None
+        yield (mutex.abandoned_by or 0) if mutex.abandoned else None, mutex.fence
     finally:
         mutex.leave()
 
@@ -186,11 +189,11 @@ def _signals_wait() -> Iterator[set[signal.Signals | int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run(command: tuple[str, ...], mask: set[signal.Signals | int]) -> int:
+def _run(command: tuple[str, ...], mask: set[signal.Signals | int], fence: int) -> int:
     """Run the command to its end, passing signals on, and return its status as a shell would."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child, error = _spawn([_as_given(word) for word in command], mask)
+    child, error = _spawn([_as_given(word) for word in command], mask, {**os.environ, "WDKMUTEX_FENCE": str(fence)})
     if error == errno.ENOENT:
         error_line(f"{command[0]}: no such command; use a command on PATH, or a path")
         return exit_codes.NOT_FOUND
@@ -214,7 +217,9 @@ def _as_given(word: str) -> bytes:
         return word.encode("utf-8", "surrogateescape")
 
 
-def _spawn(words: list[bytes], mask: set[signal.Signals | int]) -> tuple[int, int]:
+def _spawn(
+    words: list[bytes], mask: set[signal.Signals | int], environment: dict[str, str]
+) -> tuple[int, int]:
     """Start the command, which ends when this process does. Returns its pid, and 0 or why it cannot be run.
 
     posix_spawn knows nothing of a parent-death signal. There is one thread here, so the child may do as it likes.
@@ -233,7 +238,7 @@ def _spawn(words: list[bytes], mask: set[signal.Signals | int]) -> tuple[int, in
                 if signal.getsignal(passed) is not signal.SIG_IGN:
                     signal.signal(passed, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.execvpe(words[0], words, os.environ)  # noqa: S606 - that is its job
+            os.execvpe(words[0], words, environment)  # noqa: S606 - that is its job
         except OSError as error:
             os.write(writing, str(error.errno).encode())
         finally:

@@ -22,12 +22,12 @@ def instance_of(ctx: click.Context, given: str | None) -> str:
     """Return the instance that a command is about: its own option, that before the verb, the environment's.
 
     Raises:
-        InvalidName: the name is not valid for an instance.
+        InvalidName: the name is not valid for an instance. EngineUnavailable: it is a URL, and its engine is not here.
     """
-    from wdkmutex_shm.base.names import check_instance, default_instance
+    from wdkmutex_shm.base import names
 
     given = given or ctx.find_root().params.get("instance")
-    return check_instance(given) if given else default_instance()
+    return names.instance_of(given) if given else names.default_instance()
 
 
 def _to_instance(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

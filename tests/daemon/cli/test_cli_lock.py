@@ -42,6 +42,13 @@ def test_lock_passes_the_status_on(served: Command, command: tuple[str, ...], st
     assert served.json("show", "a")["commits"] == 0
 
 
+@pytest.mark.parametrize("kind", ["k", "section"])
+def test_the_command_finds_the_fence(served: Command, kind: str) -> None:
+    served("register", "a", *([] if kind == "section" else ["0"]), "--kind", kind)
+    fences = [int(served("lock", "a", "--", "sh", "-c", "echo $WDKMUTEX_FENCE")) for _ in range(2)]
+    assert 0 < fences[0] < fences[1]
+
+
 def test_lock_has_codes_of_its_own(served: Command) -> None:
     served("register", "a", "0")
     assert "no such command" in served.error("lock", "a", "--", "no-such-command-at-all", code=127)
