@@ -111,7 +111,7 @@ def test_its_place_in_a_queue_is_free_when_it_was_killed() -> None:
 
     def reserve() -> None:
         had: list[bool] = []
-        queue._ledger.reserve(True, None, had)  # as put() does; it is killed before the item is sent
+        queue._counts.reserve(True, None, had)  # as put() does; it is killed before the item is sent
         os.kill(os.getpid(), 9)
 
     with bare(reserve) as child:

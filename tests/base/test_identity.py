@@ -179,9 +179,9 @@ def test_a_notification_reaches_a_waiter_that_is_not_seen(fork: Any, view: Calla
 
 def _join(line: Line, view: Callable[[Line], None], items: Any) -> None:
     view(line)
-    line.say(items._ledger.wait_until_done(SOON))
+    line.say(items._counts.wait_until_done(SOON))
     line.hear()
-    line.say(items._ledger.wait_until_done(DEADLINE))
+    line.say(items._counts.wait_until_done(DEADLINE))
 
 
 @needs_root

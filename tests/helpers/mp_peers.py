@@ -69,13 +69,13 @@ def get_all(line: Line, items: Any, count: int) -> None:
 
 def reserve(line: Line, items: Any, count: int) -> None:
     for _ in range(count):
-        assert items._ledger.reserve(True, DEADLINE)  # in the buffer, and not yet sent
+        assert items._counts.reserve(True, DEADLINE)  # in the buffer, and not yet sent
     line.say("reserved")
     line.hear(3600)
 
 
 def take_raw(line: Line, items: Any) -> None:
-    items._ledger.will_take()
+    items._counts.will_take()
     items._reader.take(True)  # taken, and not yet noted
     line.say("taken")
     line.hear(3600)

@@ -38,18 +38,18 @@ def _take_and_die(fork: Any, items: Any) -> None:
 
 
 def _joins(items: Any) -> bool:
-    joined: bool = items._ledger.wait_until_done(DEADLINE)
+    joined: bool = items._counts.wait_until_done(DEADLINE)
     return joined
 
 
 def _joins_now(items: Any) -> bool:
-    items._ledger.mend()
-    joined: bool = items._ledger.wait_until_done(0)
+    items._counts.mend()
+    joined: bool = items._counts.wait_until_done(0)
     return joined
 
 
 def _wait_until_sent(items: Any, count: int = 1) -> None:
-    wait_until(lambda: items._ledger.cell.peek()[_FIRST + _SENT] == count, "it is sent, and noted")
+    wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == count, "it is sent, and noted")
 
 
 def test_an_item_whose_sender_and_taker_are_dead_is_not_waited_for(fork: Any) -> None:
@@ -86,12 +86,12 @@ def test_looking_again_commits_nothing(fork: Any, clock: Clock) -> None:
     items = fork.JoinableQueue()
     assert in_child(_put_and_end, items, "lost") is None
     _take_and_die(fork, items)
-    items._ledger.mend()
-    commits = _watch.commits(items._ledger.cell.mutex)
+    items._counts.mend()
+    commits = _watch.commits(items._counts.cell.mutex)
     for _ in range(3):
         clock.now += 10
-        items._ledger.mend()
-    assert _watch.commits(items._ledger.cell.mutex) == commits
+        items._counts.mend()
+    assert _watch.commits(items._counts.cell.mutex) == commits
 
 
 def test_the_dead_are_struck_off_though_others_commit_all_the_time(fork: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,12 +101,12 @@ def test_the_dead_are_struck_off_though_others_commit_all_the_time(fork: Any, mo
         writer.kill()
 
     def is_dead(party: int) -> bool:
-        items._ledger.reserve_now()
-        items._ledger.release()
+        items._counts.reserve_now()
+        items._counts.release()
         return process_key.is_dead(party)
 
     monkeypatch.setattr(item_counts, "is_dead", is_dead)
-    items._ledger.mend()
+    items._counts.mend()
     assert items.qsize() == 0
 
 
@@ -141,7 +141,7 @@ def test_who_has_closed_the_queue_does_not_keep_others_from_settling_its_books(f
     items.put("lost")
     _wait_until_sent(items)
     _take_and_die(fork, items)
-    items._ledger.mend()
+    items._counts.mend()
     clock.now += 50
     assert in_child(_mend_blindly, items) is None
     assert _joins_now(items)
@@ -149,7 +149,7 @@ def test_who_has_closed_the_queue_does_not_keep_others_from_settling_its_books(f
 
 def _mend_blindly(items: Any) -> None:
     items._reader.close()
-    items._ledger.mend()
+    items._counts.mend()
 
 
 def _get_and_stay(line: Line, items: Any) -> None:
@@ -179,9 +179,9 @@ def test_what_was_done_before_it_was_taken_is_not_counted_off_twice(fork: Any) -
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_was_done_and_cannot_be_sent_is_not_counted_off_twice(fork: Any, capfd: Any) -> None:
     items = fork.JoinableQueue()
-    assert items._ledger.reserve(True, None)
+    assert items._counts.reserve(True, None)
     items.task_done()
-    items._ledger.release()
+    items._counts.release()
     items.put("next")
     assert items.get(timeout=DEADLINE) == "next"
     assert not _joins_now(items)
@@ -211,7 +211,7 @@ def test_an_item_that_is_lost_where_get_is_interrupted_is_not_waited_for(
     with pytest.raises(Alarm):
         items.get()
     assert _joins(items)
-    assert not items._ledger.taking
+    assert not items._counts.taking
 
 
 def test_qsize_does_not_count_what_died(fork: Any) -> None:
@@ -231,7 +231,7 @@ def test_the_books_do_not_grow_with_each_process_that_is_killed(fork: Any) -> No
         with Peer(fork, reserve, items, 1) as writer:
             writer.hear()
             writer.kill()
-    assert len(items._ledger.cell.peek()) <= _FIRST + _WIDTH
+    assert len(items._counts.cell.peek()) <= _FIRST + _WIDTH
 
 
 @pytest.mark.parametrize("when", ["the thread starts", "the item is in the buffer"])
@@ -249,9 +249,9 @@ def test_an_interrupted_put_leaves_no_count(fork: Any, monkeypatch: pytest.Monke
             patch.setattr(items._notempty, "notify", fail)
         with pytest.raises(Alarm):
             items.put("first")
-    assert items._ledger.reserve_now() is (True if when == "the thread starts" else None)
+    assert items._counts.reserve_now() is (True if when == "the thread starts" else None)
     if when == "the thread starts":
-        items._ledger.release()
+        items._counts.release()
         assert _joins(items)
     else:
         with items._notempty:
@@ -260,7 +260,7 @@ def test_an_interrupted_put_leaves_no_count(fork: Any, monkeypatch: pytest.Monke
 
 
 def _send_on_word(line: Line, items: Any) -> None:
-    assert items._ledger.reserve(True, None)
+    assert items._counts.reserve(True, None)
     line.say("reserved")
     line.hear(3600)
     items._writer.send_whole(_PUTTER.pack(me()), pickle.dumps("sent"))
@@ -269,7 +269,7 @@ def _send_on_word(line: Line, items: Any) -> None:
 
 
 def _will_take_one(line: Line, items: Any) -> None:
-    items._ledger.will_take()
+    items._counts.will_take()
     line.say("will")
     line.hear(3600)
 
@@ -291,20 +291,20 @@ def test_who_is_stopped_before_it_notes_what_it_sent_holds_up_nobody(fork: Any) 
 
 def test_a_death_that_is_found_later_is_waited_for_anew(fork: Any, clock: Clock) -> None:
     items = fork.JoinableQueue()
-    items._ledger.will_take()
+    items._counts.will_take()
     with Peer(fork, _send_on_word, items) as writer:
         writer.hear()
         with Peer(fork, _will_take_one, items) as reader:
             reader.hear()
             reader.kill()
-        items._ledger.mend()
+        items._counts.mend()
         clock.now += 50
         writer.say("send")
         writer.hear()
         raw = items._reader.take(True)  # just now, and not noted yet
         writer.kill()
     assert not _joins_now(items)
-    items._ledger.taken(_PUTTER.unpack_from(raw)[0], [])
+    items._counts.taken(_PUTTER.unpack_from(raw)[0], [])
     items.task_done()
     assert not _joins_now(items)
     clock.now += 50
@@ -319,23 +319,23 @@ def test_what_is_noted_late_does_not_stand_for_an_item_that_cannot_be_sent(fork:
         reader.hear()
         reader.kill()
     raw = items._reader.take(True)
-    items._ledger.mend()
+    items._counts.mend()
     clock.now += 50
-    items._ledger.mend()  # it is taken for the dead one's
-    assert items._ledger.reserve(True, None)
-    items._ledger.taken(_PUTTER.unpack_from(raw)[0], [])
-    items._ledger.release()
+    items._counts.mend()  # it is taken for the dead one's
+    assert items._counts.reserve(True, None)
+    items._counts.taken(_PUTTER.unpack_from(raw)[0], [])
+    items._counts.release()
     items.task_done()
-    assert items._ledger.reserve(True, None)
+    assert items._counts.reserve(True, None)
     clock.now += 50
     assert not _joins_now(items)
-    assert items._ledger.count() == 1
+    assert items._counts.count() == 1
 
 
 def _take_nothing(items: Any) -> None:
     with pytest.raises(Empty):
         items.get(block=False)
-    assert not items._ledger.taking
+    assert not items._counts.taking
 
 
 def test_a_forked_process_has_none_of_the_items_of_its_parents_threads(fork: Any) -> None:
@@ -343,7 +343,7 @@ def test_a_forked_process_has_none_of_the_items_of_its_parents_threads(fork: Any
     thread = threading.Thread(target=items.get)
     thread.start()
     try:
-        wait_until(lambda: items._ledger.taking, "it is about to wait")
+        wait_until(lambda: items._counts.taking, "it is about to wait")
         assert in_child(_take_nothing, items) is None
     finally:
         items.put("end")
@@ -355,7 +355,7 @@ def test_a_put_that_is_interrupted_once_its_place_is_had_gives_it_back(
     fork: Any, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
     items = fork.Queue(1)
-    books = items._ledger
+    books = items._counts
     real = books.reserve_now
     calls: list[bool] = []
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wdkmutex_shm.mp import item_counts
-from wdkmutex_shm.mp.item_counts import _FIRST, _IN_HAND, _RESERVED, _SENT, _STILL, _WIDTH, Ledger, _sum
+from wdkmutex_shm.mp.item_counts import _FIRST, _IN_HAND, _RESERVED, _SENT, _STILL, _WIDTH, ItemCounts, _sum
 
 SEEDS = 40
 SETTLED = 50  # milliseconds
@@ -22,14 +22,14 @@ class Process:
         self.world, self.party, self.alive = world, party, True
         self.buffered = self.unnoted = self.in_hand = 0
         self.taken: list[tuple[int, int]] = []  # and not noted: who had put it, and when it was taken
-        self.ledger = Ledger(world.first, None, world.most, world, True)  # type: ignore[arg-type]
+        self.counts = ItemCounts(world.first, None, world.most, world, True)  # type: ignore[arg-type]
 
     @property
     def has(self) -> int:
         return self.buffered + len(self.taken) + self.in_hand
 
     def put(self) -> None:
-        if self.ledger.reserve(False, None):
+        if self.counts.reserve(False, None):
             self.buffered += 1
             self.world.unfinished += 1
         else:
@@ -43,18 +43,18 @@ class Process:
 
     def note_sent(self) -> None:
         if self.unnoted:
-            self.ledger.sent(self.unnoted)
+            self.counts.sent(self.unnoted)
             self.unnoted = 0
 
     def take(self) -> None:
-        self.ledger.will_take()
+        self.counts.will_take()
         if self.world.channel:
             self.taken.append((self.world.channel.pop(0), self.world.now))
 
     def note_taken(self) -> None:
         if self.taken:
             noted: list[bool] = []
-            self.ledger.taken(self.taken.pop(0)[0], noted)
+            self.counts.taken(self.taken.pop(0)[0], noted)
             assert noted
             self.in_hand += 1
 
@@ -66,17 +66,17 @@ class Process:
     def finish_any(self) -> None:
         """As who calls it done before it is taken, or in the place of who took it."""
         if self.world.unfinished > 0:
-            self.ledger.done()
+            self.counts.done()
             self.world.unfinished -= 1
         else:
             with pytest.raises(ValueError, match="called too many times"):
-                self.ledger.done()
+                self.counts.done()
 
     def lose(self) -> None:
         """As a call that takes an item and is interrupted."""
         if self.taken:
             self.taken.pop()
-            self.ledger.may_have_lost_one()
+            self.counts.may_have_lost_one()
 
     def drop(self) -> None:
         """As the feeder thread does with what it cannot pickle, after it noted what it had sent before."""
@@ -84,10 +84,10 @@ class Process:
             self.note_sent()
             self.buffered -= 1
             self.world.unfinished = max(0, self.world.unfinished - 1)  # zero, where it was done early
-            self.ledger.release()
+            self.counts.release()
 
     def mend(self) -> None:
-        self.ledger.mend()
+        self.counts.mend()
 
     def leave(self) -> None:
         """End in good order."""
@@ -98,7 +98,7 @@ class Process:
             self.note_taken()
         while self.in_hand:
             self.finish()
-        self.ledger.leave(self.party)
+        self.counts.leave(self.party)
         self.alive = False
 
     def die(self) -> None:
@@ -114,7 +114,7 @@ class World:
         self.channel: list[int] = []
         self.unfinished = 0  # also what died
         self.all: dict[int, Process] = {}
-        self.first = self.new().ledger.cell.mutex
+        self.first = self.new().counts.cell.mutex
         monkeypatch.setattr(item_counts, "_now", lambda: self.now)
         monkeypatch.setattr(item_counts, "me", lambda: self.current)
         monkeypatch.setattr(item_counts, "is_dead", lambda party: not self.all[party].alive)
@@ -146,7 +146,7 @@ class World:
         return len(self.channel) + sum(process.has for process in self.living())
 
     def is_joined(self) -> bool:
-        return self.all[1].ledger._all_done() is True
+        return self.all[1].counts._all_done() is True
 
     def settle(self) -> None:
         """Let who lives finish everything, and some time pass."""
@@ -199,7 +199,7 @@ def _follow(world: World, dice: random.Random, deaths: bool) -> None:
         elif not world.late:
             assert not (world.is_joined() and world.open())
     world.settle()
-    state = world.all[1].ledger.cell.peek()
+    state = world.all[1].counts.cell.peek()
     assert world.is_joined()
     assert not any(state[:_STILL])
     assert not _sum(state, _RESERVED)
@@ -207,5 +207,5 @@ def _follow(world: World, dice: random.Random, deaths: bool) -> None:
     assert not _sum(state, _IN_HAND)
     assert len(state) <= _FIRST + _WIDTH * len(world.living())
     world.current = world.new().party
-    places = sum(world.all[1].ledger.reserve(False, None) for _ in range(10))
+    places = sum(world.all[1].counts.reserve(False, None) for _ in range(10))
     assert places == (world.most or 10)

@@ -102,7 +102,7 @@ def test_a_condition_takes_its_lock_back_whatever_is_raised(monkeypatch: pytest.
     """Another thread is told of a deadlock; what a handler raises comes once it is had; one that is gone ends it."""
     lock = FORK.Lock()
     raised: list[BaseException] = [DeadlockError("a cycle"), KeyboardInterrupt(), ValueError("a second one")]
-    real = locks.Line.wait
+    real = locks.WaitLine.wait
 
     def wait(self: Any, *args: Any) -> Any:
         if raised:
@@ -110,7 +110,7 @@ def test_a_condition_takes_its_lock_back_whatever_is_raised(monkeypatch: pytest.
         return real(self, *args)
 
     assert lock.acquire()
-    monkeypatch.setattr(locks.Line, "wait", wait)
+    monkeypatch.setattr(locks.WaitLine, "wait", wait)
     free = threading.Timer(0.1, lock.release)
     free.start()
     with pytest.raises(KeyboardInterrupt):
@@ -150,7 +150,7 @@ class _Never(shared_state.Attempt):
 
 def test_a_line_whose_first_does_not_move() -> None:
     """Whoever stands behind looks for itself, and goes when its time is up."""
-    line, cell = shared_state.Line(), FORK.Event()._word
+    line, cell = shared_state.WaitLine(), FORK.Event()._word
     with Worker(_hold_section, line.section) as first:
         assert first.hear() == "held"
         attempt = _Never()
@@ -182,21 +182,21 @@ def test_what_is_had_and_never_told_is_given_back() -> None:
     for free in (True, False):
         attempt = Interrupted(free)
         with pytest.raises(KeyboardInterrupt):
-            shared_state.Line().wait(FORK.Event()._word, attempt, None)
+            shared_state.WaitLine().wait(FORK.Event()._word, attempt, None)
         assert attempt.back == free
 
 
 def test_a_state_of_many_entries() -> None:
-    cell = shared_state.Cell("i", "q", [7])
+    cell = shared_state.PackedState("i", "q", [7])
     for count in range(20):
         cell.change(lambda state, count=count: state.append(count) or True)
     assert cell.peek() == [7, *range(20)]
     assert cell.change(lambda state: None) is None
-    assert shared_state.Cell("i", "q", cell.mutex).peek() == [7, *range(20)]
+    assert shared_state.PackedState("i", "q", cell.mutex).peek() == [7, *range(20)]
 
 
 def test_a_state_that_another_changes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = shared_state.Cell("i", "q", [0])
+    cell = shared_state.PackedState("i", "q", [0])
     barrier = FORK.Barrier(2)
     others = [lambda: cell.change(lambda state: _add(state, 10)), barrier.abort]
 
@@ -236,7 +236,7 @@ def test_books_of_any_number_of_items(overtaken: Any) -> None:
 def test_books_of_a_process_that_was_struck_off() -> None:
     """What it does afterwards changes nobody's numbers."""
     made = FORK.JoinableQueue(2)
-    books = made._ledger
+    books = made._counts
     books.release()
     books.sent(1)
     books.taken(12345, [])
@@ -268,11 +268,11 @@ def test_tasks_that_are_done_early_and_by_others() -> None:
 def test_a_join_that_does_not_end_in_time() -> None:
     made = FORK.JoinableQueue(3)
     made.put(1)
-    assert made._ledger.wait_until_done(0) is False
-    assert made._ledger.wait_until_done(0.15) is False
+    assert made._counts.wait_until_done(0) is False
+    assert made._counts.wait_until_done(0.15) is False
     assert made.get(timeout=DEADLINE) == 1
     made.task_done()
-    assert made._ledger.wait_until_done(DEADLINE)
+    assert made._counts.wait_until_done(DEADLINE)
     made.close()
     made.join_thread()
 
@@ -299,10 +299,3 @@ def test_a_queue_that_stays_full() -> None:
         made.put("d")
     with pytest.raises(ValueError, match="closed"):
         made.get()
-
-
-def test_a_pool_without_a_context() -> None:
-    from wdkmutex_shm.mp.pool import Pool
-
-    with Pool(1) as pool:
-        assert pool.apply(abs, (-3,)) == 3

@@ -84,8 +84,8 @@ def _done(items: Any) -> None:
 
 
 def _send_without_noting(line: Line, items: Any) -> None:
-    assert items._ledger.reserve(True, DEADLINE)
-    assert items._ledger.reserve(True, DEADLINE)
+    assert items._counts.reserve(True, DEADLINE)
+    assert items._counts.reserve(True, DEADLINE)
     items._writer.send_whole(_PUTTER.pack(me()), pickle.dumps("sent"))
     line.say("sent")
     line.hear(3600)
@@ -113,14 +113,14 @@ def test_an_item_that_a_dead_process_had_sent_without_noting_it_is_waited_for(fo
 
 
 def _stop_with_it(line: Line, items: Any) -> None:
-    noted = items._ledger.taken
+    noted = items._counts.taken
 
     def taken(party: int, done: list[bool]) -> None:
         line.say("taken")
         line.hear(3600)
         noted(party, done)
 
-    items._ledger.taken = taken
+    items._counts.taken = taken
     line.say(items.get())
     line.hear(3600)
     items.task_done()
@@ -156,13 +156,13 @@ def test_what_a_dead_process_had_sent_without_noting_it_is_waited_for_before_it_
 
 def _note(items: Any, raw: bytes) -> None:
     noted: list[bool] = []
-    items._ledger.taken(_PUTTER.unpack_from(raw)[0], noted)
+    items._counts.taken(_PUTTER.unpack_from(raw)[0], noted)
     assert noted
 
 
 def _joins(items: Any) -> bool:
-    items._ledger.mend()
-    joined: bool = items._ledger.wait_until_done(0)
+    items._counts.mend()
+    joined: bool = items._counts.wait_until_done(0)
     return joined
 
 
@@ -189,7 +189,7 @@ def test_what_is_being_taken_is_waited_for_though_its_sender_died_without_noting
 def test_what_is_being_taken_is_waited_for_though_another_taker_died(fork: Any, clock: Clock) -> None:
     items = fork.JoinableQueue()
     items.put("item")
-    wait_until(lambda: items._ledger.cell.peek()[_FIRST + _SENT] == 1, "it is sent, and noted")
+    wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == 1, "it is sent, and noted")
     with Peer(fork, _will_take_one, items) as other:
         other.hear()
         other.kill()
@@ -207,7 +207,7 @@ def test_what_is_being_taken_is_waited_for_though_another_taker_died(fork: Any, 
 
 
 def _will_take_one(line: Line, items: Any) -> None:
-    items._ledger.will_take()
+    items._counts.will_take()
     line.say("will")
     line.hear(3600)
 
@@ -222,7 +222,7 @@ def test_a_slow_process_takes_what_was_given_up_for_lost(fork: Any) -> None:
         with Peer(fork, _wait_for_one, items) as other:
             wait_until(lambda: asleep(other.pid), "it waits")
             other.kill()
-        items._ledger.wait_until_done(DEADLINE)
+        items._counts.wait_until_done(DEADLINE)
         slow.say("go on")
         assert slow.hear() == "item"
         items.put("next")
@@ -261,11 +261,11 @@ def test_a_process_that_has_ended_in_good_order_has_not_died_with_an_item(fork: 
         worker.start()
         worker.join(DEADLINE)
         assert worker.exitcode == 0
-        assert items._ledger.wait_until_done(0.5) == (way == "interrupted")
+        assert items._counts.wait_until_done(0.5) == (way == "interrupted")
         slow.say("go on")
         assert slow.hear() == "item"
         slow.say("finish")
-        items._ledger.wait_until_done(DEADLINE)
+        items._counts.wait_until_done(DEADLINE)
 
 
 def _wait_for_one(line: Line, items: Any) -> None:
@@ -278,7 +278,7 @@ def test_what_cannot_be_pickled_does_not_hold_up_those_before_it(fork: Any, capf
     with items._notempty:  # all at once: the feeder thread finds more to come after each of them
         items._start_thread()
         for item in (1, 2, lambda: 0):
-            assert items._ledger.reserve(True, None)
+            assert items._counts.reserve(True, None)
             items._buffer.append(item)
         items._notempty.notify()
     with Peer(fork, join, items) as joiner:
@@ -295,7 +295,7 @@ def _put_and_end(items: Any, count: int) -> None:
     with items._notempty:
         items._start_thread()
         for item in range(count):
-            assert items._ledger.reserve(True, None)
+            assert items._counts.reserve(True, None)
             items._buffer.append(item)
         items._buffer.append(queues._sentinel)  # as closing it does
         items._notempty.notify()
@@ -305,4 +305,4 @@ def _put_and_end(items: Any, count: int) -> None:
 def test_what_a_process_put_before_it_ended_is_waited_for(fork: Any) -> None:
     items = fork.JoinableQueue()
     assert in_child(_put_and_end, items, 3) is None
-    assert items._ledger.cell.peek()[_FIRST + _SENT] == 3
+    assert items._counts.cell.peek()[_FIRST + _SENT] == 3

@@ -112,7 +112,7 @@ def test_an_item_that_cannot_be_taken_stays_in_its_queue(monkeypatch: pytest.Mon
         with pytest.raises(OSError, match="stays in the queue"):
             items.get()
         assert items.qsize() == 1
-    assert not items._ledger.taking
+    assert not items._counts.taking
     assert items.get() == LARGE
     items.task_done()
     items.join()

@@ -179,7 +179,7 @@ def test_a_task_that_was_taken_but_not_begun_is_done_by_another(fork: Any) -> No
 
 def test_one_task_is_lost_while_another_only_seems_to_be(fork: Any) -> None:
     with fork.Pool(2) as pool:
-        crew, tasks = pool._quick_get.__self__, pool._inqueue
+        supervisor, tasks = pool._quick_get.__self__, pool._inqueue
         assert pool.map(square, range(10)) == [n * n for n in range(10)]
         first, second = pids(pool)
         stop(first, second)
@@ -187,7 +187,7 @@ def test_one_task_is_lost_while_another_only_seems_to_be(fork: Any) -> None:
         wait_until(lambda: tasks._reader.size() > 0, "the task is sent")
         taken = tasks._reader.take(True)  # in the place of the second worker, which is slow to claim it
         kill(first)
-        wait_until(lambda: crew._suspects, "nobody seems to have it")
+        wait_until(lambda: supervisor._suspects, "nobody seems to have it")
         wait_until(lambda: len(pids(pool)) == 2 and first not in pids(pool), "there is another worker")
         third = next(pid for pid in pids(pool) if pid != second)
         stop(third)
@@ -233,16 +233,16 @@ def test_goes_on_through_a_storm_of_kills(fork: Any) -> None:
 def test_claims_are_used_again(fork: Any) -> None:
     with fork.Pool(2, maxtasksperchild=1) as pool:
         assert pool.map(square, range(20), chunksize=1) == [n * n for n in range(20)]
-        crew = pool._quick_get.__self__
-        assert len(crew._workers) + len(crew._free) <= 4
+        supervisor = pool._quick_get.__self__
+        assert len(supervisor._workers) + len(supervisor._free) <= 4
 
 
 def test_two_threads_replace_a_worker(fork: Any, monkeypatch: Any) -> None:
     with fork.Pool(1) as pool:
-        crew = pool._quick_get.__self__
+        supervisor = pool._quick_get.__self__
         (worker,) = pool._pool
-        other = threading.Thread(target=lambda: crew.start(fork, target=abs, args=(None, None, 1)))
-        put = crew._results._writer.send_whole
+        other = threading.Thread(target=lambda: supervisor.start(fork, target=abs, args=(None, None, 1)))
+        put = supervisor._results._writer.send_whole
 
         def interleaved(*note: Any) -> None:
             monkeypatch.undo()
@@ -250,12 +250,12 @@ def test_two_threads_replace_a_worker(fork: Any, monkeypatch: Any) -> None:
             other.join(0.3)  # it would note the same death, and have ended by now
             put(*note)
 
-        monkeypatch.setattr(crew._results._writer, "send_whole", interleaved)
+        monkeypatch.setattr(supervisor._results._writer, "send_whole", interleaved)
         kill(worker.pid)
         wait_until(lambda: pool._pool and pool._pool[0] is not worker, "it is replaced")
         other.join(DEADLINE)
         assert not other.is_alive()
-        assert worker not in crew._workers
+        assert worker not in supervisor._workers
         assert pool.apply(square, (3,)) == 9
 
 

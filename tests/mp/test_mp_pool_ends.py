@@ -114,8 +114,8 @@ def test_all_are_killed_the_fork_server_and_its_workers() -> None:
     """As when the OOM killer takes a whole control group."""
     with mp.get_context("forkserver").Pool(2) as pool:
         busy = [pool.apply_async(signal.pause) for _ in range(2)]
-        crew = pool._quick_get.__self__  # type: ignore[attr-defined]
-        wait_until(lambda: len(crew._claimed() - {0}) == 2, "both are at work")
+        supervisor = pool._quick_get.__self__  # type: ignore[attr-defined]
+        wait_until(lambda: len(supervisor._claimed() - {0}) == 2, "both are at work")
         workers = pids(pool)
         kill_server()
         for worker in workers:

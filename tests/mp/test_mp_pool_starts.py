@@ -81,8 +81,8 @@ def test_the_files_of_the_pool_are_removed(capfd: Any) -> None:
     """Who has them mapped goes on; others cannot have them any more."""
     with mp.get_context("spawn").Pool(1) as pool:
         assert pool.apply(square, (3,)) == 9
-        crew = pool._quick_get.__self__  # type: ignore[attr-defined]
-        segment = next(iter(crew._workers.values())).segment
+        supervisor = pool._quick_get.__self__  # type: ignore[attr-defined]
+        segment = next(iter(supervisor._workers.values())).segment
         os.rename(shm.FOLDER + segment, f"{shm.FOLDER}/away")
         try:
             assert pool.apply_async(square, (3,)).get(DEADLINE) == 9

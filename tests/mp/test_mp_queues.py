@@ -83,14 +83,14 @@ def test_ctrl_c_while_it_is_written_down_loses_nothing(fork: Any, before: bool, 
     items = fork.Queue(maxsize)
     items.put("first")
     items.put("second")
-    noted = items._ledger.taken
+    noted = items._counts.taken
 
     def interrupted(*args: Any) -> None:
         if not before:
             noted(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(items._ledger, "taken", interrupted)
+    monkeypatch.setattr(items._counts, "taken", interrupted)
     with pytest.raises(KeyboardInterrupt):
         items.get()
     monkeypatch.undo()
@@ -148,7 +148,7 @@ def test_the_books_do_not_grow_with_each_process(fork: Any) -> None:
     for number in range(5):
         items.put(number)
         assert in_child(_get_one, items) == number
-    assert len(items._ledger.cell.peek()) <= _FIRST + 3 * _WIDTH
+    assert len(items._counts.cell.peek()) <= _FIRST + 3 * _WIDTH
 
 
 def _get_one(items: Any) -> Any:

@@ -142,7 +142,7 @@ def test_items_that_a_dead_process_had_sent_are_there(fork: Any) -> None:
     items = fork.Queue(3)
     with Peer(fork, _put_and_stay, items, 3) as writer:
         writer.hear()
-        wait_until(lambda: items._ledger.cell.peek()[_FIRST + _SENT] == 3, "all are sent")
+        wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == 3, "all are sent")
         writer.kill()
     assert [items.get(timeout=DEADLINE) for _ in range(3)] == [0, 1, 2]
     assert items.qsize() == 0
@@ -157,14 +157,14 @@ def test_a_dead_process_makes_no_more_room_than_there_is(fork: Any) -> None:
             producer.hear()
             assert items.get(timeout=DEADLINE) == "sent"
             producer.kill()
-        items._ledger.mend()
+        items._counts.mend()
     items.put("one")
     with pytest.raises(queue.Full):
         items.put_nowait("two")
 
 
 def _send_and_die(line: Line, items: Any) -> None:
-    assert items._ledger.reserve(True, DEADLINE)
+    assert items._counts.reserve(True, DEADLINE)
     items._writer.send_whole(_PUTTER.pack(me()), pickle.dumps("sent"))
     line.say("sent")
     line.hear(3600)

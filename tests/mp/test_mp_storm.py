@@ -349,7 +349,7 @@ def _all_is_free(storm: Storm) -> None:
 
 def _is_settled(items: Any) -> bool:
     """Whether the books of an empty queue say so: what the dead had in hand is struck off once nobody puts or takes."""
-    items._ledger.mend()
+    items._counts.mend()
     return bool(items.qsize() == 0)
 
 

@@ -141,7 +141,7 @@ HALF_WAY = """
 import os
 from wdkmutex_shm.pool import takeover
 from wdkmutex_shm.base.names import instance_prefix
-from wdkmutex_daemon.serve.pool_lock import PoolClaim
+from wdkmutex_daemon.serve.pool_lock import PoolLock
 left = {steps}
 def step(call):
     def wrapped(*args):
@@ -158,7 +158,7 @@ takeover._tenant = Tenant
 takeover._make_ours = step(takeover._make_ours)
 pid = os.fork()
 if pid == 0:
-    with PoolClaim(instance_prefix({instance!r})):
+    with PoolLock(instance_prefix({instance!r})):
         pass
     os._exit(0)
 result = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -228,7 +228,8 @@ def test_the_private_memory_of_a_living_container_stays(pod: Callable[[], None])
         names = of_processes() - before
         pod()
         second.run(
-            "from wdkmutex_shm import KMutex; from wdkmutex_shm.pool import sweep; m = KMutex(1); result = sweep.dead_private_pools()"
+            "from wdkmutex_shm import KMutex; from wdkmutex_shm.pool import sweep\n"
+            "m = KMutex(1); result = sweep.dead_private_pools()"
         )
         assert names <= of_processes()
         assert first.run("result = [a.fetch_add(1), len(b.peek())]") == [3, 10_000]

@@ -20,7 +20,7 @@ Grt.register_fast_mutex("n", 5)
 """
 SECOND = """
 import os
-from wdkmutex_daemon.serve.pool_lock import PoolClaim
+from wdkmutex_daemon.serve.pool_lock import PoolLock
 from wdkmutex_daemon.serve.lifecycle import _Life, _Ready
 from wdkmutex_shm.pool import takeover
 from wdkmutex_shm.base.names import instance_prefix
@@ -50,7 +50,7 @@ def refused(prefix):
 
 def one():
     takeover._make_ours = make_ours_at_last
-    with PoolClaim(instance_prefix({instance!r})) as pool:
+    with PoolLock(instance_prefix({instance!r})) as pool:
         return len(list(pool.tenants()))
 
 def other():

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from .. import KMutex
 from ..errors import DriverMutexError
 from .process_key import is_dead, me
-from .shared_state import Cell, Shared, State, deadline_of, left, must_not_block, wait_for_change
+from .shared_state import PackedState, Shared, State, deadline_of, left, must_not_block, wait_for_change
 
 __all__ = ["Condition"]
 
@@ -32,8 +32,8 @@ _TRIES = range(8)  # so often what must be done is tried, if it is not done beca
 _numbers = itertools.count(1)
 
 
-def _cell(first: State | KMutex[bytes]) -> Cell:
-    return Cell("", "Iqb", first)
+def _cell(first: State | KMutex[bytes]) -> PackedState:
+    return PackedState("", "Iqb", first)
 
 
 def _entries(state: State) -> range:

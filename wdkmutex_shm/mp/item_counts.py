@@ -8,7 +8,7 @@ An item is counted with the process that put it, until somebody takes it. So wha
 off at once. Two short windows remain: a process that dies between taking an item and noting that (the item is counted,
 and lies nowhere), and one that dies between sending it and noting that (it lies there, and is not counted). After such
 a death the books are in doubt until the channel was seen empty, and 0.05 s later again, with nothing noted in between:
-then who lives has noted what it took, see :meth:`Ledger.mend`.
+then who lives has noted what it took, see :meth:`ItemCounts.mend`.
 "sent" may be below zero for an instant: the taker may be faster than the sender with its note.
 """
 
@@ -30,9 +30,9 @@ from .process_key import is_dead, me
 from .shared_state import (
     SLICE,
     Attempt,
-    Cell,
-    Line,
+    PackedState,
     State,
+    WaitLine,
     deadline_of,
     left,
     must_not_block,
@@ -40,7 +40,7 @@ from .shared_state import (
     waits,
 )
 
-__all__ = ["Ledger", "open_books"]
+__all__ = ["ItemCounts", "open_books"]
 
 _EARLY, _DOUBT, _STILL, _FIRST = range(4)
 _PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
@@ -111,14 +111,14 @@ def _limit_early(state: State) -> None:
     state[_EARLY] = min(state[_EARLY], max(0, _sum(state, _RESERVED, _SENT)))
 
 
-def _leave(ledger: weakref.ref[Ledger], party: int) -> None:
-    found = ledger()
+def _leave(counts: weakref.ref[ItemCounts], party: int) -> None:
+    found = counts()
     if found is not None:
         with contextlib.suppress(DriverMutexError):  # the queue is gone
             found.leave(party)
 
 
-class Ledger:
+class ItemCounts:
     """The books of one queue.
 
     Args:
@@ -132,8 +132,8 @@ class Ledger:
     def __init__(
         self, mutex: KMutex[bytes] | None, line: CriticalSection | None, most: int, reader: End, joinable: bool
     ):
-        self.cell = Cell("ibq", "qiiib", [0, 0, 0] if mutex is None else mutex)
-        self.line = Line(line)
+        self.cell = PackedState("ibq", "qiiib", [0, 0, 0] if mutex is None else mutex)
+        self.line = WaitLine(line)
         self.most = most
         self.joinable = joinable
         self._end = reader
@@ -387,25 +387,25 @@ class Ledger:
 class _Room(Attempt):
     """Waiting for room in a queue."""
 
-    def __init__(self, ledger: Ledger, had: list[bool] | None) -> None:
-        self._ledger = ledger
+    def __init__(self, counts: ItemCounts, had: list[bool] | None) -> None:
+        self._counts = counts
         self._had = had
 
     def take(self, first: bool) -> bool | None:
-        self.had = bool(self._ledger.reserve_now(self._had))
+        self.had = bool(self._counts.reserve_now(self._had))
         return self.had or None
 
     def give_back(self) -> None:
         """Who puts the item does so."""
 
     def mend(self) -> None:
-        self._ledger.mend()
+        self._counts.mend()
 
 
 def open_books(
     cell: KMutex[Any] | None, line: CriticalSection | None, most: int, joinable: bool, reader: End
-) -> Ledger | Counter:
+) -> ItemCounts | Counter:
     """Return the books that fit a queue: new ones, or those that ``shared()`` of another process's told of."""
     if most or joinable:
-        return Ledger(cell, line, most, reader, joinable)
+        return ItemCounts(cell, line, most, reader, joinable)
     return Counter(cell)

@@ -40,7 +40,7 @@ from ..core._exchange import exchange_if
 from ..core._section import CriticalSection, as_blocking
 from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
 from .process_key import is_dead, lost, me
-from .shared_state import Attempt, Line, Shared, must_not_block, waits
+from .shared_state import Attempt, Shared, WaitLine, must_not_block, waits
 
 __all__ = ["Lock", "RLock"]
 
@@ -163,7 +163,7 @@ class Lock(Shared, synchronize.Lock):
 
     def _attach(self, word: KMutex[int], line: CriticalSection) -> None:
         self._word = word
-        self._line = Line(line)
+        self._line = WaitLine(line)
         self._thread = self._party = 0  # this process's thread that acquired it last
 
     def _shared(self) -> tuple[Any, ...]:
@@ -216,7 +216,7 @@ class Lock(Shared, synchronize.Lock):
             return False
         inside: list[bool] = []
         try:
-            inside.extend(filter(None, map(self._line.section.acquire, (False,))))  # as in Line
+            inside.extend(filter(None, map(self._line.section.acquire, (False,))))  # as in WaitLine
             return bool(inside and attempt.take(True))
         finally:
             if inside:

@@ -15,7 +15,7 @@ from multiprocessing import pool
 from typing import Any
 
 from .channel import LostMessage, NotTaken
-from .supervisor import Crew
+from .supervisor import Supervisor
 
 __all__ = ["Pool"]
 
@@ -38,15 +38,15 @@ class Pool(pool.Pool):
         context: Any,
     ) -> None:
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
-        self._crew.wake = functools.partial(self._change_notifier.put, None)  # type: ignore[attr-defined]
+        self._supervisor.wake = functools.partial(self._change_notifier.put, None)  # type: ignore[attr-defined]
 
     def _setup_queues(self) -> None:
         self._inqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
         self._outqueue = self._ctx.SimpleQueue()  # type: ignore[attr-defined]
-        self._crew = crew = Crew(self._inqueue, self._outqueue)
-        self.Process = crew.start  # type: ignore[method-assign, assignment]
-        self._quick_put = crew.send
-        self._quick_get = crew.receive
+        self._supervisor = supervisor = Supervisor(self._inqueue, self._outqueue)
+        self.Process = supervisor.start  # type: ignore[method-assign, assignment]
+        self._quick_put = supervisor.send
+        self._quick_get = supervisor.receive
 
     def _map_async(
         self, func: Any, iterable: Any, mapper: Any, chunksize: int | None = None, *callbacks: Any

@@ -21,7 +21,7 @@ from typing import Any
 from ..core._thread import times_forked
 from .channel import Channel, End, NotTaken
 from .counter import Counter
-from .item_counts import Ledger, open_books
+from .item_counts import ItemCounts, open_books
 from .process_key import me
 from .shared_state import deadline_of, must_not_block, waits
 
@@ -54,9 +54,9 @@ class _NoLock:
 class _Sender:
     """Sends a feeder thread's items. It must not know the queue, which ends the thread when it is collected itself."""
 
-    def __init__(self, writer: End, ledger: Ledger | Counter, buffer: deque[Any]) -> None:
+    def __init__(self, writer: End, counts: ItemCounts | Counter, buffer: deque[Any]) -> None:
         self._writer = writer
-        self._ledger = ledger
+        self._counts = counts
         self._buffer = buffer
         self._unnoted = 0
         self._is_sent = False
@@ -73,7 +73,7 @@ class _Sender:
 
     def _note(self) -> None:
         if self._unnoted:
-            self._ledger.sent(self._unnoted)
+            self._counts.sent(self._unnoted)
             self._unnoted = 0
 
     def release(self) -> None:
@@ -82,7 +82,7 @@ class _Sender:
             self._is_sent = False  # it is noted with the next one
             return
         self._note()
-        self._ledger.release()
+        self._counts.release()
 
 
 class Queue(queues.Queue):
@@ -99,25 +99,25 @@ class Queue(queues.Queue):
 
     def __init__(self, maxsize: int = 0, *, ctx: Any) -> None:
         channel = Channel()
-        ledger = open_books(None, None, max(0, maxsize), self._joinable, channel.reader)
-        self._attach(False, channel.reader, channel.writer, ledger, os.getpid())
+        counts = open_books(None, None, max(0, maxsize), self._joinable, channel.reader)
+        self._attach(False, channel.reader, channel.writer, counts, os.getpid())
         util.register_after_fork(self, queues.Queue._after_fork)
 
-    def _attach(self, ignore_epipe: bool, reader: End, writer: End, ledger: Ledger | Counter, opid: int) -> None:
+    def _attach(self, ignore_epipe: bool, reader: End, writer: End, counts: ItemCounts | Counter, opid: int) -> None:
         self._ignore_epipe = ignore_epipe
         self._reader, self._writer = reader, writer
-        self._ledger = ledger
+        self._counts = counts
         self._rlock = self._wlock = _NoLock()
-        self._maxsize = ledger.most or _NO_LIMIT
+        self._maxsize = counts.most or _NO_LIMIT
         self._opid = opid
         self._reset()
 
     def _reset(self, after_fork: bool = False) -> None:
         super()._reset(after_fork)
         self._forked = times_forked()
-        self._ledger.taking.clear()  # those are other threads' of the process that forked
+        self._counts.taking.clear()  # those are other threads' of the process that forked
         self._kept: deque[tuple[bytes, list[bool]]] = deque()  # taken, but an exception kept get() from returning it
-        self._send_bytes = self._sem = _Sender(self._writer, self._ledger, self._buffer)
+        self._send_bytes = self._sem = _Sender(self._writer, self._counts, self._buffer)
 
     def _settle(self) -> None:
         """Begin anew in a process that was forked by other means than multiprocessing, which has no feeder thread."""
@@ -126,7 +126,7 @@ class Queue(queues.Queue):
 
     def __getstate__(self) -> tuple[Any, ...]:
         context.assert_spawning(self)
-        return self._ignore_epipe, self._reader, self._writer, self._ledger.shared(), self._opid
+        return self._ignore_epipe, self._reader, self._writer, self._counts.shared(), self._opid
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         ignore_epipe, reader, writer, (cell, line, most, joinable), opid = state
@@ -148,7 +148,7 @@ class Queue(queues.Queue):
         had: list[bool] = []
         put: list[None] = []
         try:
-            if not self._ledger.reserve(block, timeout, had):
+            if not self._counts.reserve(block, timeout, had):
                 raise Full
             with self._notempty:
                 if self._thread is None:
@@ -157,7 +157,7 @@ class Queue(queues.Queue):
                 self._notempty.notify()
         except BaseException:
             if had and not put:
-                self._ledger.release()
+                self._counts.release()
             raise
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -180,16 +180,16 @@ class Queue(queues.Queue):
         block = waits(block, timeout)
         if block:
             must_not_block("get")
-        taking = self._ledger.taking
+        taking = self._counts.taking
         taking.append(None)
-        self._ledger.will_take()
+        self._counts.will_take()
         try:
             raw, noted = self._take(block, timeout)
         except NotTaken:
             taking.pop()
             raise
         except BaseException:
-            self._ledger.may_have_lost_one()
+            self._counts.may_have_lost_one()
             taking.pop()
             raise
         if raw is None:
@@ -197,7 +197,7 @@ class Queue(queues.Queue):
             raise Empty
         if not noted:
             try:
-                self._ledger.taken(_PUTTER.unpack_from(raw)[0], noted)
+                self._counts.taken(_PUTTER.unpack_from(raw)[0], noted)
             except BaseException:
                 self._kept.append((raw, noted))
                 raise
@@ -229,11 +229,11 @@ class Queue(queues.Queue):
 
     def qsize(self) -> int:
         """How many items were put, anywhere, and not taken; without ``maxsize``, also what died with a process."""
-        return self._ledger.count()
+        return self._counts.count()
 
     def full(self) -> bool:
         """Whether there is no room for another item."""
-        return self._ledger.full()
+        return self._counts.full()
 
 
 class JoinableQueue(Queue, queues.JoinableQueue):
@@ -268,9 +268,9 @@ class JoinableQueue(Queue, queues.JoinableQueue):
             self._books().keep_looking(self._writer)
         super().close()
 
-    def _books(self) -> Ledger:
-        assert isinstance(self._ledger, Ledger)
-        return self._ledger
+    def _books(self) -> ItemCounts:
+        assert isinstance(self._counts, ItemCounts)
+        return self._counts
 
 
 class SimpleQueue(queues.SimpleQueue):

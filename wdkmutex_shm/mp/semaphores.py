@@ -19,7 +19,7 @@ from typing import Any
 from .. import KMutex
 from ..core._section import CriticalSection, as_blocking
 from .process_key import is_dead, me
-from .shared_state import Attempt, Cell, Line, Shared, State, must_not_block, waits
+from .shared_state import Attempt, PackedState, Shared, State, WaitLine, must_not_block, waits
 
 __all__ = ["BoundedSemaphore", "Semaphore"]
 
@@ -28,8 +28,8 @@ SEM_VALUE_MAX = 2**31 - 1  # as multiprocessing has it
 _VALUE, _GIVEN, _RESOURCE, _HOLDERS = range(4)
 
 
-def _cell(first: State | KMutex[bytes]) -> Cell:
-    return Cell("iib", "qi", first)
+def _cell(first: State | KMutex[bytes]) -> PackedState:
+    return PackedState("iib", "qi", first)
 
 
 def _place_of(state: State, party: int) -> int | None:
@@ -124,7 +124,7 @@ class Semaphore(Shared, synchronize.Semaphore):
 
     def _attach(self, mutex: KMutex[bytes], line: CriticalSection, most: int) -> None:
         self._cell = _cell(mutex)
-        self._line = Line(line)
+        self._line = WaitLine(line)
         self.maxvalue = most
         self._taker = 0  # the process that has acquired it with this object
 

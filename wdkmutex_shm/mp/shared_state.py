@@ -24,9 +24,9 @@ from ..errors import IrqlTooHigh
 __all__ = [
     "PATIENCE",
     "Attempt",
-    "Cell",
+    "PackedState",
     "SLICE",
-    "Line",
+    "WaitLine",
     "Shared",
     "State",
     "changed",
@@ -112,7 +112,7 @@ def wait_for_change(cell: KMutex[Any], look: Callable[[], R | None], deadline: f
         _watch.sleep(cell, ticket, seconds)
 
 
-class Cell:
+class PackedState:
     """A list of numbers as the T of a mutex: some at its head, then a few for each entry.
 
     They are packed into bytes, which are read and committed in less time than a list is.
@@ -160,7 +160,7 @@ class Cell:
 
 
 class Attempt:
-    """What somebody in a :class:`Line` waits for.
+    """What somebody in a :class:`WaitLine` waits for.
 
     Attributes:
         had: whether it was had.
@@ -186,7 +186,7 @@ class Attempt:
         """It goes away without."""
 
 
-class Line:
+class WaitLine:
     """Who waits for a lock or a semaphore stands in this line; only the first in it watches the state.
 
     So a release wakes one process. A process that dies anywhere in the line holds up nobody: the line is a critical

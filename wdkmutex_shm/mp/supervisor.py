@@ -6,7 +6,7 @@ the channel of results, behind the results that it had sent. When the note is re
 
 * the claimed task is still without a result: it was in the worker's hands, and has failed with WorkerDied;
 * else the worker was idle, or had taken a task without claiming it yet (a few microseconds). That task has not begun.
-  It is found and sent again, see :meth:`Crew._look_for_lost`.
+  It is found and sent again, see :meth:`Supervisor._look_for_lost`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .queues import SimpleQueue
 from .shared_state import must_not_block
 from .starts import Initializer, NoWorker, Starts, Trouble, how_ended
 
-__all__ = ["Crew", "Results", "Tasks"]
+__all__ = ["Supervisor", "Results", "Tasks"]
 
 _IDLE = 0
 _STARTED = -2  # the claim of a worker that has asked for its first task, see `starts.py`
@@ -114,7 +114,7 @@ class Results:
         self._queue._writer.send_whole(_HEAD.pack(self._tasks.number), ForkingPickler.dumps(result))
 
     def tell(self, note: object) -> None:
-        """Send a note to the crew."""
+        """Send a note to the supervisor."""
         self._queue._writer.send_whole(_HEAD.pack(_IDLE), ForkingPickler.dumps(note))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -138,7 +138,7 @@ class _Death:
         )
 
 
-class Crew:
+class Supervisor:
     """What the parent knows of its workers and tasks. It does not know the pool, which may go before its threads do.
 
     The thread that replaces workers calls ``start``, the one that sends tasks ``send``, and the one that reads results

@@ -49,7 +49,7 @@ def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | Non
     from ..demo.job import Ended, run
     from ..demo.report import as_json as result_as_json
     from ..demo.report import as_tables
-    from ..demo.workers import CrewError
+    from ..demo.workers import WorkersError
 
     try:
         with _progress(as_json) as progress:
@@ -60,7 +60,7 @@ def demo_verb(path: str | None, workers: int, kill_every: float, seed: int | Non
                 seed=random.randrange(1 << 32) if seed is None else seed,  # noqa: S311 - nothing secret about it
                 progress=progress,
             )
-    except CrewError as error:
+    except WorkersError as error:
         raise Failure(str(error), exit_codes.FAILED) from None
     except Ended as end:
         return 128 + end.signum

@@ -6,7 +6,7 @@
     the three Grt mutexes that the job is kept in, and every change made to them
 ``worker``
     a worker process; it may be killed at any instruction
-``crew``
+``workers``
     the parent's side: starts workers, kills them, puts back what the dead had claimed
 ``job``
     the whole run, from the list of files to the result

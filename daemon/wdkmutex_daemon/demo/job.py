@@ -21,13 +21,13 @@ from wdkmutex_shm.errors import GrtIsNull
 from .counting import Plan, count_plain, make_plan
 from .report import Result
 from .state import Job
-from .workers import Crew
+from .workers import Supervisor
 
 __all__ = ["Ended", "run"]
 
 #: Seconds between two looks at the progress.
 TICK = 0.02
-#: So many workers, times the size of the crew, may die without a task done between; then nobody is killed until one is.
+#: So many workers, times their number, may die without a task done between; then nobody is killed until one is.
 #: Whatever the rate of kills, the job ends.
 MERCY = 3
 
@@ -68,7 +68,7 @@ def run(
         progress: called with the number of tasks done and of all tasks.
 
     Raises:
-        CrewError: the workers do not work.
+        WorkersError: the workers do not work.
         Ended: SIGTERM or SIGHUP came; everything is removed.
         WdkMutexError: no daemon, no memory, ...
     """
@@ -79,15 +79,15 @@ def run(
     plain_seconds = time.monotonic() - begin
     with _signals_as_exceptions(), _own_instance() as instance:
         job = Job.create(plan)
-        crew = Crew(instance, job, workers, random.Random(seed))  # noqa: S311 - nothing secret about it
+        supervisor = Supervisor(instance, job, workers, random.Random(seed))  # noqa: S311 - nothing secret about it
         begin = time.monotonic()
         try:
-            _count(plan, job, crew, kill_every, workers, progress)
+            _count(plan, job, supervisor, kill_every, workers, progress)
             seconds = time.monotonic() - begin
-            crew.dismiss()
+            supervisor.dismiss()
         finally:
             with _undisturbed():
-                crew.kill_all()
+                supervisor.kill_all()
         return Result(
             path=root,
             counts=job.result(),
@@ -97,35 +97,35 @@ def run(
             size=plan.size,
             workers=workers,
             seed=seed,
-            kills=crew.kills,
+            kills=supervisor.kills,
             abandoned=job.abandoned(),
         )
 
 
 def _count(
-    plan: Plan, job: Job, crew: Crew, kill_every: float, workers: int, progress: Callable[[int, int], None]
+    plan: Plan, job: Job, supervisor: Supervisor, kill_every: float, workers: int, progress: Callable[[int, int], None]
 ) -> None:
-    crew.fill()
+    supervisor.fill()
     next_kill = time.monotonic() + kill_every
     before = -1
     while True:
         done = job.done()
         if done != before:
             before = done
-            crew.progress()
+            supervisor.progress()
             progress(done, len(plan.tasks))
         if done == len(plan.tasks):
             return
         pause = TICK
         if kill_every:
             left = next_kill - time.monotonic()
-            if left <= 0 and crew.fruitless < MERCY * workers:
-                crew.kill_one()
+            if left <= 0 and supervisor.fruitless < MERCY * workers:
+                supervisor.kill_one()
                 # From now on, not from when it was due: those who were late would else be killed at a burst.
                 next_kill = time.monotonic() + kill_every
             pause = min(TICK, max(left, 0.0))
-        crew.reap(pause)
-        crew.fill()
+        supervisor.reap(pause)
+        supervisor.fill()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The crew: worker processes that are started, killed and replaced.
+"""The supervisor: worker processes that are started, killed and replaced.
 
 Besides the workers who work there are a few spares, started ahead, who wait for the go: to start Python and import
 takes longer than a worker may have to live, so without them a high rate of kills would leave nobody at work.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .state import Job
 from .worker import work
 
-__all__ = ["Crew", "CrewError"]
+__all__ = ["Supervisor", "WorkersError"]
 
 #: Workers started ahead.
 SPARES = 2
@@ -30,7 +30,7 @@ PATIENCE = 10.0
 _context = multiprocessing.get_context("spawn")
 
 
-class CrewError(Exception):
+class WorkersError(Exception):
     """Workers end by themselves, again and again, without getting anything done."""
 
 
@@ -50,7 +50,7 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Crew:
+class Supervisor:
     """Keeps ``size`` workers at work on a job.
 
     Args:
@@ -118,7 +118,7 @@ class Crew:
         """Wait until a worker ends by itself, at most ``timeout`` seconds, and put back what it had claimed.
 
         Raises:
-            CrewError: it happens too often.
+            WorkersError: it happens too often.
         """
         for sentinel in wait([worker.process.sentinel for worker in self._active + self._spares], timeout):
             worker = next(one for one in self._active + self._spares if one.process.sentinel == sentinel)
@@ -126,7 +126,7 @@ class Crew:
             self._by_themselves += 1
             self._bury(worker)
             if self._by_themselves > 3 * self._size:
-                raise CrewError(
+                raise WorkersError(
                     f"{self._by_themselves} workers ended by themselves (the last with status {status}) without "
                     "completing anything; see their output above"
                 )

@@ -9,7 +9,7 @@ import socket
 from .connection import Connection
 from .service import Service
 
-__all__ = ["Door"]
+__all__ = ["Acceptor"]
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _AT_ONCE = 100
 _AGAIN_SECONDS = 1.0
 
 
-class Door:
+class Acceptor:
     """Accepts connections until it is closed. While there is no descriptor for one more, clients wait outside.
 
     Args:
@@ -35,9 +35,9 @@ class Door:
 
     def _open(self) -> None:
         if not self._closed:
-            self._loop.add_reader(self._sock, self._knock)
+            self._loop.add_reader(self._sock, self._accept)
 
-    def _knock(self) -> None:
+    def _accept(self) -> None:
         for _ in range(_AT_ONCE):
             try:
                 client, _ = self._sock.accept()

@@ -13,9 +13,9 @@ import os
 import selectors
 import time
 
-__all__ = ["EAGER_SECONDS", "EagerSelector"]
+__all__ = ["BUSY_POLL_SECONDS", "BusyPollSelector"]
 
-EAGER_SECONDS = 0.00015
+BUSY_POLL_SECONDS = 0.00015
 """How long the daemon looks for the next request before it sleeps."""
 
 _TAKEN_SECONDS = 0.00005  # somebody else has run if offering the processor takes that long
@@ -24,7 +24,7 @@ _MOST_SKIPPED = 1024
 _Ready = list[tuple[selectors.SelectorKey, int]]
 
 
-class EagerSelector(selectors.EpollSelector):
+class BusyPollSelector(selectors.EpollSelector):
     """A selector for the daemon's event loop."""
 
     def __init__(self) -> None:
@@ -42,14 +42,14 @@ class EagerSelector(selectors.EpollSelector):
             if self._skip:
                 self._skip -= 1
             else:
-                ready = self._look(begun, EAGER_SECONDS if timeout is None else min(timeout, EAGER_SECONDS))
+                ready = self._look(begun, BUSY_POLL_SECONDS if timeout is None else min(timeout, BUSY_POLL_SECONDS))
                 if ready:
                     self._penalty = max(self._penalty // 2, 1)
                     return ready
                 self._skip = self._penalty
                 self._penalty = min(2 * self._penalty, _MOST_SKIPPED)
         ready = super().select(timeout)
-        self._close = bool(ready) and time.monotonic() - begun < 2 * EAGER_SECONDS
+        self._close = bool(ready) and time.monotonic() - begun < 2 * BUSY_POLL_SECONDS
         return ready
 
     def _look(self, now: float, seconds: float) -> _Ready:

@@ -31,11 +31,11 @@ from wdkmutex_shm.pool.pool import Pool
 from wdkmutex_shm.protocol.messages import READY, encode_error
 
 from . import systemd
-from .acceptor import Door
-from .busy_poll import EagerSelector
+from .acceptor import Acceptor
+from .busy_poll import BusyPollSelector
 from .housekeeping import Housekeeping, sweep_now
 from .logs import set_up_log
-from .pool_lock import PoolClaim, ServedAlreadyError
+from .pool_lock import PoolLock, ServedAlreadyError
 from .registry import Registry
 from .service import Service
 
@@ -159,7 +159,7 @@ class _Life:
         try:
             with self._take_socket() as sock, self._claimed_pool() as pool:
                 pool.set_server(os.getpid(), self._path)
-                loop = asyncio.SelectorEventLoop(EagerSelector())
+                loop = asyncio.SelectorEventLoop(BusyPollSelector())
                 try:
                     return loop.run_until_complete(self._serve(sock, Registry(pool, self.instance)))
                 finally:
@@ -175,7 +175,7 @@ class _Life:
         deadline = begun + _LOCK_SECONDS
         while True:
             try:
-                claim = PoolClaim(prefix)
+                claim = PoolLock(prefix)
                 pool = claim.__enter__()
                 break
             except OtherPidNamespace:
@@ -292,7 +292,7 @@ class _Life:
         service = Service(self.instance, self._path, registry, lambda: sweep_now(pool), self._retire)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)
-        door = Door(service, sock)
+        acceptor = Acceptor(service, sock)
         housekeeping = Housekeeping(service, pool, lambda: self._what_is_lost(pool))
         gc.freeze()
         log.info("serves instance %r at %s: pid %d, %d names", self.instance, self._path, os.getpid(), len(registry))
@@ -301,7 +301,7 @@ class _Life:
         await service.ended.wait()
         systemd.notify("STOPPING=1")
         housekeeping.stop()
-        door.close()
+        acceptor.close()
         for connection in list(service.connections):
             connection.end()
         deadline = loop.time() + _LAST_REPLIES_SECONDS

@@ -16,7 +16,7 @@ from wdkmutex_shm.memory import in_use, shm
 from wdkmutex_shm.pool import removed, takeover
 from wdkmutex_shm.pool.pool import Pool
 
-__all__ = ["PoolClaim", "ServedAlreadyError"]
+__all__ = ["PoolLock", "ServedAlreadyError"]
 
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class ServedAlreadyError(DaemonError):
     """Another daemon serves the instance."""
 
 
-class PoolClaim:
+class PoolLock:
     """Context manager: the pool at ``prefix``, recovered or made, which no other process writes meanwhile.
 
     Raises:

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import DEADLINE, Fork, kill, segments, wait_until
 from wdkmutex_daemon.cli import demo as demo_verb
-from wdkmutex_daemon.demo import counting, job
-from wdkmutex_daemon.demo import workers as crew
+from wdkmutex_daemon.demo import counting, job, workers
 from wdkmutex_daemon.demo.counting import Counts, Piece, count_piece, count_plain, count_task, make_plan
 from wdkmutex_daemon.demo.state import Job
 
@@ -232,8 +231,8 @@ def test_unequal_totals_are_status_1(
 
 @pytest.mark.slow
 def test_workers_that_do_not_work_end_it(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "work", os.getpid)  # called with arguments that it does not take
-    with pytest.raises(crew.CrewError, match="by themselves"):
+    monkeypatch.setattr(workers, "work", os.getpid)  # called with arguments that it does not take
+    with pytest.raises(workers.WorkersError, match="by themselves"):
         job.run(tree, workers=1, kill_every=0, seed=1)
 
 

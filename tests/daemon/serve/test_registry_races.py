@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from wdkmutex_daemon.serve import handlers, pool_lock
 from wdkmutex_daemon.serve.listings import Reading
-from wdkmutex_daemon.serve.pool_lock import PoolClaim, ServedAlreadyError
+from wdkmutex_daemon.serve.pool_lock import PoolLock, ServedAlreadyError
 from wdkmutex_daemon.serve.registry import Registry
 from wdkmutex_daemon.serve.service import Service
 
@@ -171,7 +171,7 @@ def test_a_pool_that_was_made_anew_while_it_was_claimed(instance: str, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(pool_lock.Pool, "open", overtaken)
         with pytest.raises(ServedAlreadyError):
-            PoolClaim(prefix).__enter__()
-    with PoolClaim(prefix) as pool:
+            PoolLock(prefix).__enter__()
+    with PoolLock(prefix) as pool:
         assert pool.segments[0].nonce == others[0].segments[0].nonce
         pool.destroy()

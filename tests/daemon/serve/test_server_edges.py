@@ -1,4 +1,4 @@
-"""The daemon at its limits: slow and stalled readers, a crowd at the door, more replies than it remembers."""
+"""The daemon at its limits: slow and stalled readers, a crowd at the acceptor, more replies than it remembers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peer import Peer
 from support import Fork, daemon_pid, wait_until
 from wdkmutex_daemon.serve import acceptor as doors
 from wdkmutex_daemon.serve import service as services
-from wdkmutex_daemon.serve.acceptor import Door
+from wdkmutex_daemon.serve.acceptor import Acceptor
 from wdkmutex_daemon.serve.connection import STALL_SECONDS, Connection
 from wdkmutex_daemon.serve.registry import Registry
 from wdkmutex_daemon.serve.service import Service
@@ -113,7 +113,7 @@ def test_replies_are_forgotten_when_they_are_too_long(service: Service) -> None:
     assert len(service.replies) == 17
 
 
-# --- the door
+# --- the acceptor
 
 
 def test_a_crowd_that_comes_at_once(serves: str) -> None:
@@ -138,7 +138,7 @@ def test_a_door_that_is_closed_stays_closed(service: Service, monkeypatch: pytes
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.bind("")
             sock.listen()
-            door = Door(service, sock)
+            acceptor = Acceptor(service, sock)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
                 client.connect(sock.getsockname())
@@ -148,7 +148,7 @@ def test_a_door_that_is_closed_stays_closed(service: Service, monkeypatch: pytes
                         os.dup(2)
                 await asyncio.sleep(0.1)
                 shut_out = not service.connections
-                door.close()
+                acceptor.close()
                 resource.setrlimit(resource.RLIMIT_NOFILE, limit)
                 await asyncio.sleep(0.1)
                 return shut_out, len(service.connections)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support import DEADLINE
-from wdkmutex_daemon.serve.busy_poll import EagerSelector
+from wdkmutex_daemon.serve.busy_poll import BusyPollSelector
 
 from wdkmutex_shm.engines.local._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, UNSENT, exchange
 
@@ -202,7 +202,7 @@ def test_a_signal_handler_may_end_the_wait(pair: Any) -> None:
 
 def test_the_selector_finds_what_is_there(pair: Any) -> None:
     ours, theirs = pair
-    with EagerSelector() as selector:
+    with BusyPollSelector() as selector:
         selector.register(ours, selectors.EVENT_READ)
         assert selector.select(0) == []
         assert selector.select(0.001) == []
@@ -224,7 +224,7 @@ def test_the_selector_wakes_up_for_what_comes(pair: Any) -> None:
         for _ in range(200):
             theirs.sendall(theirs.recv(1))
 
-    with EagerSelector() as selector, Peer(answer):
+    with BusyPollSelector() as selector, Peer(answer):
         selector.register(ours, selectors.EVENT_READ)
         for _ in range(200):
             ours.send(b"x")

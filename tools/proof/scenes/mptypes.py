@@ -109,7 +109,7 @@ class QueueScene(_PutScene):
 
     def __init__(self, proof: Proof) -> None:
         super().__init__(proof, mp.get_context("fork").Queue(_SIZE))
-        self.watch(self._made._ledger.cell.mutex)
+        self.watch(self._made._counts.cell.mutex)
 
     def check(self, seen: Seen) -> None:
         """The item is there, whole, or it is not; and there is room for as many as ever."""
