@@ -12,6 +12,7 @@ CORE += ["_section", "_section_guard", "_multi_commit", "_multi", "_watch", "_an
 CORE += ["_box_buffer", "_limit"]
 MODULES = [*(f"base.{name}" for name in BASE), *(f"core.{name}" for name in CORE)]
 MODULES += ["engines.local._wire", "engines.local._call_lock", "mp._descriptor_passing"]
+MODULES += ["observe._pass"]
 
 # Not on the path of a lock or a commit: compiled in a third of the time, and no slower where it matters.
 COLD = {"_segment", "_tenant", "_foreign_drops", "_box_buffer", "_watch", "_bound_with", "_wait_board", "_journal"}

@@ -65,6 +65,7 @@ from .objects import homes
 if TYPE_CHECKING:
     from .base.frozen import freeze_support as freeze_support
     from .base.records import Holder as Holder
+    from .base.records import MutexInfo as MutexInfo
     from .base.records import Statistics as Statistics
     from .base.records import Waiter as Waiter
     from .core.box import Box as Box
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .core.irql import signal_handler as signal_handler
     from .grt.facade import Grt as Grt
     from .objects.kinds import MutexType as MutexType
+    from .observe.snapshot import anonymous_snapshot as anonymous_snapshot
     from .wait.any_of import Guards as Guards
     from .wait.any_of import SectionGuard as SectionGuard
     from .wait.any_of import lock_all as lock_all
@@ -139,6 +141,7 @@ __all__ = [
     "MutexBusy",
     "MutexDamaged",
     "MutexDestroyed",
+    "MutexInfo",
     "MutexType",
     "NotOwned",
     "OtherPidNamespace",
@@ -153,6 +156,7 @@ __all__ = [
     "Waiter",
     "WdkMutexError",
     "WorkerDied",
+    "anonymous_snapshot",
     "current_irql",
     "freeze_support",
     "lock_all",
@@ -171,10 +175,12 @@ _LATER = {
     "Holder": ".base.records",
     "Irql": ".core.irql",
     "LockWhen": ".wait.value_async",
+    "MutexInfo": ".base.records",
     "MutexType": ".objects.kinds",
     "SectionGuard": ".wait.any_of",
     "Statistics": ".base.records",
     "Waiter": ".base.records",
+    "anonymous_snapshot": ".observe.snapshot",
     "current_irql": ".core.irql",
     "freeze_support": ".base.frozen",
     "lock_all": ".wait.any_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["UNSET", "Holder", "SlotInfo", "SlotRef", "Statistics", "TypeTag", "Unset", "Waiter"]
+__all__ = ["UNSET", "Holder", "MutexInfo", "SlotInfo", "SlotRef", "Statistics", "TypeTag", "Unset", "Waiter"]
 
 
 class Unset:
@@ -120,6 +120,36 @@ class SlotInfo(NamedTuple):
     timeouts: int
     commits: int
     abandoned_pid: int | None
+    segment: str
+    slot: int
+    generation: int
+
+
+class MutexInfo(NamedTuple):
+    """A mutex as :meth:`Grt.snapshot` saw it.
+
+    Attributes:
+        name: its name; empty if it is anonymous.
+        kind: ``fast``, ``k``, ``section``, or ``box`` for a T that was moved out with ``to_owned_box()``.
+        label: the name of T, at most 20 bytes of it.
+        state: ``free``, ``held``, ``abandoned`` (its holder died, and nobody has acquired it since), or ``damaged``:
+            no mutex can have the bytes of the slot; the other attributes are what these bytes say.
+        holder: the thread that holds it, or that died while it held it. None if the mutex is free, or is just being
+            acquired or released.
+        waiters: who waits for it, the longest waiting first.
+        abandoned_by: the process that was the last holder to die, or None.
+        statistics: counts, bytes of T and of shared memory.
+        segment, slot, generation: where it lives.
+    """
+
+    name: str
+    kind: str
+    label: str
+    state: str
+    holder: Holder | None
+    waiters: tuple[Waiter, ...]
+    abandoned_by: int | None
+    statistics: Statistics
     segment: str
     slot: int
     generation: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..base.names import KIND_FAST, KIND_K, KIND_SECTION
+from ..base.names import KIND_FAST, KIND_K, KIND_SECTION, default_instance
 from ..base.records import UNSET
 from ..engines.local import requests
 from ..errors import GrtIsNull
@@ -17,6 +17,7 @@ from . import session
 from .bulk import GrtMany
 
 if TYPE_CHECKING:
+    from ..base.records import MutexInfo
     from ..core._mutex import FastMutex, KMutex
     from ..core._section import CriticalSection
 
@@ -118,6 +119,26 @@ class Grt(GrtMany):
     def names() -> list[str]:
         """The names of all mutexes of the instance, sorted."""
         return requests.names(session.current())
+
+    @staticmethod
+    def snapshot() -> list[MutexInfo]:
+        """All mutexes of the instance, sorted by name: who holds each, who waits for it, and its counters.
+
+        One pass over shared memory. It takes no lock, waits for nobody and does not ask the daemon, so it also works
+        while that is down. Each mutex is as it was at one instant, but not all at the same one. A thousand mutexes take
+        about 2 ms. See :func:`anonymous_snapshot` for the mutexes without a name.
+
+        IRQL: any.
+
+        Raises:
+            GrtIsNull: there is no Grt, or it is being destroyed.
+            OtherPidNamespace: the instance is of another container, where pids mean something else.
+            LayoutMismatch, SegmentRefused: its segments are of another version, or another user's.
+            PagedPoolAllocFailed: no file descriptor is free.
+        """
+        from ..observe import snapshot
+
+        return snapshot.of_instance(session.attached_instance() or default_instance())
 
     @staticmethod
     def unregister(name: str) -> None:

@@ -7,7 +7,7 @@ import os
 from ..base import identity
 from ..base.records import Holder
 
-__all__ = ["describe", "holder_of", "thread_name"]
+__all__ = ["Texts", "describe", "holder_of", "thread_name"]
 
 
 def thread_name(pid: int, tid: int) -> str:
@@ -17,6 +17,24 @@ def thread_name(pid: int, tid: int) -> str:
             return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return "?"
+
+
+class Texts:
+    """What threads and processes are called, each read once: for who looks at many locks."""
+
+    def __init__(self) -> None:
+        self._threads: dict[tuple[int, int], str] = {}
+        self._commands: dict[int, str] = {}
+
+    def of(self, pid: int, tid: int) -> tuple[str, str]:
+        """The name of a thread, and the command line of its process."""
+        thread = self._threads.get((pid, tid))
+        if thread is None:
+            thread = self._threads[pid, tid] = thread_name(pid, tid)
+        command = self._commands.get(pid)
+        if command is None:
+            command = self._commands[pid] = identity.command_of(pid)
+        return thread, command
 
 
 def holder_of(pid: int, tid: int, held_for: float | None, *, abandoned: bool) -> Holder:

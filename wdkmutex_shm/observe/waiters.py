@@ -19,7 +19,7 @@ from ..core._wait_board import Hold, Record
 from ..errors import DeadlockLink, LockTimeout
 from . import holder
 
-__all__ = ["all_waits", "count", "label_of", "link_of", "raise_timeout", "waiters_of"]
+__all__ = ["all_waits", "by_tenant", "count", "label_of", "link_of", "raise_timeout", "waiters_of"]
 
 
 @atexit.register
@@ -52,15 +52,9 @@ def _waited(record: Record) -> float:
     return max(0, time.monotonic_ns() - record.since) / 1e9
 
 
-def _waiter(record: Record) -> Waiter:
-    return Waiter(
-        record.pid,
-        record.tid,
-        holder.thread_name(record.pid, record.tid),
-        identity.command_of(record.pid),
-        _waited(record),
-        _HOW.get(record.kind, "?"),
-    )
+def _waiter(record: Record, texts: holder.Texts | None = None) -> Waiter:
+    thread, command = (texts or holder.Texts()).of(record.pid, record.tid)
+    return Waiter(record.pid, record.tid, thread, command, _waited(record), _HOW.get(record.kind, "?"))
 
 
 def waiters_of(nonce: int, slot: int, generation: int) -> tuple[Waiter, ...]:
@@ -81,6 +75,17 @@ def all_waits() -> list[tuple[Record, Waiter, Hold | None]]:
         (record, _waiter(record), _wait_board.hold_of(record.segment, record.nonce, record.slot, record.generation))
         for record in sorted(_living(_wait_board.records()), key=lambda record: record.since)
     ]
+
+
+def by_tenant(texts: holder.Texts) -> dict[int, dict[tuple[int, int], tuple[Waiter, ...]]]:
+    """Return every wait of this user's processes: nonce of a segment -> (slot, generation) -> who waits, the longest
+    waiting first."""
+    found: dict[int, dict[tuple[int, int], tuple[Waiter, ...]]] = {}
+    for record in sorted(_living(_wait_board.records()), key=lambda record: record.since):
+        tenants = found.setdefault(record.nonce, {})
+        place = record.slot, record.generation
+        tenants[place] = (*tenants.get(place, ()), _waiter(record, texts))
+    return found
 
 
 def label_of(record: Record, hold: Hold) -> str:

@@ -26,7 +26,7 @@ from ..core.types import Codec
 from ..memory import data_segments, shm
 from .pool import Pool
 
-__all__ = ["PrivatePool", "at_end", "close", "house", "the_pool"]
+__all__ = ["PrivatePool", "at_end", "close", "house", "segments_now", "the_pool"]
 
 
 class PrivatePool(Pool):
@@ -93,6 +93,13 @@ def the_pool() -> PrivatePool:
         )
         at_end()
     return pool
+
+
+def segments_now() -> list[Segment]:
+    """Return the segments of this process's private pool; none if it has made no anonymous mutex yet."""
+    settle()
+    pool = _pools.get((os.getpid(), os.geteuid()))
+    return [] if pool is None else list(pool.segments)
 
 
 _registered: set[int] = set()

@@ -7,7 +7,17 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex
+from wdkmutex_shm import (
+    CriticalSection,
+    FastMutex,
+    Grt,
+    Holder,
+    KMutex,
+    MutexInfo,
+    Statistics,
+    Waiter,
+    anonymous_snapshot,
+)
 
 
 @dataclass
@@ -48,6 +58,14 @@ assert_type(Grt.register_many(CriticalSection, ["n"], mode="get_or_register"), d
 assert_type(Grt.get_many(FastMutex, ["n"], int), dict[str, FastMutex[int]])
 assert_type(Grt.get_many(KMutex, ["n"]), dict[str, KMutex[Any]])
 assert_type(Grt.get_many(CriticalSection, ("n",)), dict[str, CriticalSection])
+
+assert_type(Grt.snapshot(), list[MutexInfo])
+assert_type(anonymous_snapshot(), list[MutexInfo])
+for info in Grt.snapshot():
+    assert_type(info.holder, Holder | None)
+    assert_type(info.waiters, tuple[Waiter, ...])
+    assert_type(info.statistics, Statistics)
+    assert_type(info.abandoned_by, int | None)
 
 Grt.get_many(int, ["n"])  # type: ignore[arg-type]
 Grt.register_many(FastMutex, {"n": 0}, mode="sometimes")  # type: ignore[call-overload]
