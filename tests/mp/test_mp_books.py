@@ -14,9 +14,9 @@ from processes import Line, in_child, wait_until
 from support import DEADLINE
 
 from wdkmutex_shm.core import _watch
-from wdkmutex_shm.mp import item_counts, process_key
+from wdkmutex_shm.mp import count_table, process_key
 from wdkmutex_shm.mp.channel import End
-from wdkmutex_shm.mp.item_counts import _FIRST, _SENT, _WIDTH
+from wdkmutex_shm.mp.count_table import FIRST, SENT, WIDTH
 from wdkmutex_shm.mp.process_key import me
 from wdkmutex_shm.mp.queues import _PUTTER
 
@@ -49,7 +49,7 @@ def _joins_now(items: Any) -> bool:
 
 
 def _wait_until_sent(items: Any, count: int = 1) -> None:
-    wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == count, "it is sent, and noted")
+    wait_until(lambda: items._counts.cell.peek()[FIRST + SENT] == count, "it is sent, and noted")
 
 
 def test_an_item_whose_sender_and_taker_are_dead_is_not_waited_for(fork: Any) -> None:
@@ -105,7 +105,7 @@ def test_the_dead_are_struck_off_though_others_commit_all_the_time(fork: Any, mo
         items._counts.release()
         return process_key.is_dead(party)
 
-    monkeypatch.setattr(item_counts, "is_dead", is_dead)
+    monkeypatch.setattr(count_table, "is_dead", is_dead)
     items._counts.mend()
     assert items.qsize() == 0
 
@@ -231,7 +231,7 @@ def test_the_books_do_not_grow_with_each_process_that_is_killed(fork: Any) -> No
         with Peer(fork, reserve, items, 1) as writer:
             writer.hear()
             writer.kill()
-    assert len(items._counts.cell.peek()) <= _FIRST + _WIDTH
+    assert len(items._counts.cell.peek()) <= FIRST + WIDTH
 
 
 @pytest.mark.parametrize("when", ["the thread starts", "the item is in the buffer"])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from wdkmutex_shm.mp import item_counts
-from wdkmutex_shm.mp.item_counts import _FIRST, _IN_HAND, _RESERVED, _SENT, _STILL, _WIDTH, ItemCounts, _sum
+from wdkmutex_shm.mp import count_table, item_counts
+from wdkmutex_shm.mp.count_table import FIRST, IN_HAND, RESERVED, SENT, STILL, WIDTH, total
+from wdkmutex_shm.mp.item_counts import ItemCounts
 
 SEEDS = 40
 SETTLED = 50  # milliseconds
@@ -117,7 +118,7 @@ class World:
         self.first = self.new().counts.cell.mutex
         monkeypatch.setattr(item_counts, "_now", lambda: self.now)
         monkeypatch.setattr(item_counts, "me", lambda: self.current)
-        monkeypatch.setattr(item_counts, "is_dead", lambda party: not self.all[party].alive)
+        monkeypatch.setattr(count_table, "is_dead", lambda party: not self.all[party].alive)
         monkeypatch.setattr(item_counts.util, "Finalize", lambda *_, **__: None)
 
     def new(self) -> Process:
@@ -201,11 +202,11 @@ def _follow(world: World, dice: random.Random, deaths: bool) -> None:
     world.settle()
     state = world.all[1].counts.cell.peek()
     assert world.is_joined()
-    assert not any(state[:_STILL])
-    assert not _sum(state, _RESERVED)
-    assert not _sum(state, _SENT)
-    assert not _sum(state, _IN_HAND)
-    assert len(state) <= _FIRST + _WIDTH * len(world.living())
+    assert not any(state[:STILL])
+    assert not total(state, RESERVED)
+    assert not total(state, SENT)
+    assert not total(state, IN_HAND)
+    assert len(state) <= FIRST + WIDTH * len(world.living())
     world.current = world.new().party
     places = sum(world.all[1].counts.reserve(False, None) for _ in range(10))
     assert places == (world.most or 10)

@@ -13,7 +13,7 @@ from mp_peers import Clock, Peer, asleep, join, reserve, take_raw
 from processes import Line, in_child, in_thread, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm.mp.item_counts import _FIRST, _SENT
+from wdkmutex_shm.mp.count_table import FIRST, SENT
 from wdkmutex_shm.mp.process_key import me
 from wdkmutex_shm.mp.queues import _PUTTER
 
@@ -189,7 +189,7 @@ def test_what_is_being_taken_is_waited_for_though_its_sender_died_without_noting
 def test_what_is_being_taken_is_waited_for_though_another_taker_died(fork: Any, clock: Clock) -> None:
     items = fork.JoinableQueue()
     items.put("item")
-    wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == 1, "it is sent, and noted")
+    wait_until(lambda: items._counts.cell.peek()[FIRST + SENT] == 1, "it is sent, and noted")
     with Peer(fork, _will_take_one, items) as other:
         other.hear()
         other.kill()
@@ -305,4 +305,4 @@ def _put_and_end(items: Any, count: int) -> None:
 def test_what_a_process_put_before_it_ended_is_waited_for(fork: Any) -> None:
     items = fork.JoinableQueue()
     assert in_child(_put_and_end, items, 3) is None
-    assert items._counts.cell.peek()[_FIRST + _SENT] == 3
+    assert items._counts.cell.peek()[FIRST + SENT] == 3

@@ -16,7 +16,7 @@ from processes import Child, Line, in_child, wait_until
 from support import DEADLINE
 
 from wdkmutex_shm import IrqlTooHigh
-from wdkmutex_shm.mp.item_counts import _FIRST, _WIDTH
+from wdkmutex_shm.mp.count_table import FIRST, WIDTH
 
 # Children are forked while other threads run, in multiprocessing as here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -148,7 +148,7 @@ def test_the_books_do_not_grow_with_each_process(fork: Any) -> None:
     for number in range(5):
         items.put(number)
         assert in_child(_get_one, items) == number
-    assert len(items._counts.cell.peek()) <= _FIRST + 3 * _WIDTH
+    assert len(items._counts.cell.peek()) <= FIRST + 3 * WIDTH
 
 
 def _get_one(items: Any) -> Any:

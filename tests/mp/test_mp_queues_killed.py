@@ -18,7 +18,7 @@ from mp_peers import Clock, Peer, asleep, get_all, reserve, take_raw
 from processes import Line, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm.mp.item_counts import _FIRST, _SENT
+from wdkmutex_shm.mp.count_table import FIRST, SENT
 from wdkmutex_shm.mp.process_key import me
 from wdkmutex_shm.mp.queues import _PUTTER
 
@@ -142,7 +142,7 @@ def test_items_that_a_dead_process_had_sent_are_there(fork: Any) -> None:
     items = fork.Queue(3)
     with Peer(fork, _put_and_stay, items, 3) as writer:
         writer.hear()
-        wait_until(lambda: items._counts.cell.peek()[_FIRST + _SENT] == 3, "all are sent")
+        wait_until(lambda: items._counts.cell.peek()[FIRST + SENT] == 3, "all are sent")
         writer.kill()
     assert [items.get(timeout=DEADLINE) for _ in range(3)] == [0, 1, 2]
     assert items.qsize() == 0

@@ -19,7 +19,8 @@ ROOT = os.geteuid() == 0
 TRY = """
 import os, sys
 from wdkmutex_shm import CriticalSection, FastMutex, Grt, KMutex, WdkMutexError, mp
-import wdkmutex_shm.mp.locks, wdkmutex_shm.pool.private, wdkmutex_shm.pool.sweep  # while they can be read
+import wdkmutex_shm.mp.locks, wdkmutex_shm.mp.rlock  # while they can be read
+import wdkmutex_shm.pool.private, wdkmutex_shm.pool.sweep
 instance = sys.argv[-1]
 if instance == "nobody":
     os.setresuid(65534, 65534, 65534)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["UNSET", "Holder", "MutexInfo", "SlotInfo", "SlotRef", "Statistics", "TypeTag", "Unset", "Waiter"]
+__all__ = [
+    "UNSET",
+    "Holder",
+    "MutexInfo",
+    "PoolStats",
+    "SlotInfo",
+    "SlotRef",
+    "Statistics",
+    "TypeTag",
+    "Unset",
+    "Waiter",
+]
 
 
 class Unset:
@@ -153,3 +164,14 @@ class MutexInfo(NamedTuple):
     segment: str
     slot: int
     generation: int
+
+
+class PoolStats(NamedTuple):
+    """Totals of a pool: segments, slots in them, slots in use and in quarantine, bytes of segments and of data."""
+
+    segments: int
+    slots: int
+    used: int
+    quarantined: int
+    pool_bytes: int
+    data_bytes: int

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .barrier import Barrier
     from .condition import Condition
     from .event import Event
-    from .locks import Lock, RLock
+    from .locks import Lock
     from .pool import Pool
     from .queues import JoinableQueue, Queue, SimpleQueue
+    from .rlock import RLock
     from .semaphores import BoundedSemaphore, Semaphore
 
 __all__ = ["ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
@@ -36,7 +37,7 @@ class _Types(stock.BaseContext):
 
     def RLock(self) -> RLock:  # noqa: N802
         """Return a recursive lock, owned by a thread."""
-        from .locks import RLock
+        from .rlock import RLock
 
         return RLock(ctx=self.get_context())
 

@@ -25,8 +25,26 @@ from .. import KMutex
 from ..core._section import CriticalSection
 from ..errors import DriverMutexError
 from .channel import End
+from .count_table import (
+    DOUBT,
+    EARLY,
+    FIRST,
+    IN_HAND,
+    RESERVED,
+    SENT,
+    STILL,
+    TAKER_DIED,
+    TAKES,
+    WIDTH,
+    add,
+    bury,
+    dead_in,
+    entry_of,
+    limit_early,
+    total,
+)
 from .counter import Counter
-from .process_key import is_dead, me
+from .process_key import me
 from .shared_state import (
     SLICE,
     Attempt,
@@ -42,10 +60,6 @@ from .shared_state import (
 
 __all__ = ["ItemCounts", "open_books"]
 
-_EARLY, _DOUBT, _STILL, _FIRST = range(4)
-_PARTY, _RESERVED, _SENT, _IN_HAND, _TAKES = range(5)
-_WIDTH = 5
-_TAKER_DIED, _SENDER_DIED = 1, 2  # bits of the doubt; the first also where a living one lost what it took
 _AFTER_FEEDERS = -10  # as an exit priority: when the threads of multiprocessing's queues have ended
 _SETTLED = 50  # milliseconds after which who has taken or sent an item has noted that, if it lives and is not stopped
 
@@ -53,62 +67,6 @@ _SETTLED = 50  # milliseconds after which who has taken or sent an item has note
 def _now() -> int:
     """Milliseconds of the clock that all processes share."""
     return time.monotonic_ns() // 1_000_000
-
-
-def _entry(state: State, party: int) -> int | None:
-    for at in range(_FIRST, len(state), _WIDTH):
-        if state[at] == party:
-            return at
-    return None
-
-
-def _add(state: State, party: int, column: int, number: int) -> None:
-    """Change a number of a process; strike off a process all of whose numbers are zero."""
-    state[_STILL] = 0
-    at = _entry(state, party)
-    if at is None:
-        if number < 0:
-            return  # it died, and was struck off
-        at = len(state)
-        state += (party, 0, 0, 0, 0)
-    state[at + column] += number
-    if not any(state[at + 1 : at + _WIDTH]):
-        del state[at : at + _WIDTH]
-
-
-def _sum(state: State, *columns: int) -> int:
-    return sum(sum(state[_FIRST + column :: _WIDTH]) for column in columns)
-
-
-def _dead(state: State) -> set[int]:
-    """Who died with something that is to be struck off: whose items lie in the channel stays, and changes nothing."""
-    entries = (state[at : at + _WIDTH] for at in range(_FIRST, len(state), _WIDTH))
-    return {
-        party
-        for party, reserved, sent, in_hand, takes in entries
-        if (reserved or sent < 0 or in_hand or takes) and is_dead(party)
-    }
-
-
-def _bury(state: State, dead: set[int]) -> None:
-    """Strike off what the dead had reserved or in hand. What they had sent lies in the channel, and is counted."""
-    for at in reversed(range(_FIRST, len(state), _WIDTH)):
-        if state[at] in dead:
-            if state[at + _TAKES]:
-                state[_DOUBT] |= _TAKER_DIED
-            if state[at + _RESERVED]:
-                state[_DOUBT] |= _SENDER_DIED
-            state[_STILL] = 0  # what it took or sent last may be on its way
-            state[at + _RESERVED] = state[at + _IN_HAND] = state[at + _TAKES] = 0
-            state[at + _SENT] = max(0, state[at + _SENT])  # below zero: taken, and still among what was reserved
-            if not state[at + _SENT]:
-                del state[at : at + _WIDTH]
-    _limit_early(state)
-
-
-def _limit_early(state: State) -> None:
-    """What was done early and is lost is not to be counted off again: with the next item that somebody puts."""
-    state[_EARLY] = min(state[_EARLY], max(0, _sum(state, _RESERVED, _SENT)))
 
 
 def _leave(counts: weakref.ref[ItemCounts], party: int) -> None:
@@ -165,20 +123,20 @@ class ItemCounts:
 
     def _reserve(self, state: State) -> bool | None:
         self._settle(state)
-        if self.most and _sum(state, _RESERVED, _SENT) >= self.most:
+        if self.most and total(state, RESERVED, SENT) >= self.most:
             return None
-        _add(state, me(), _RESERVED, 1)
+        add(state, me(), RESERVED, 1)
         return True
 
     def release(self) -> None:
         """An item of this process could not be sent: it is counted no more."""
 
         def strike(state: State) -> bool:
-            at = _entry(state, me())
+            at = entry_of(state, me())
             if at is not None:  # one noted late, as taken, may stand for this one
-                state[at + _SENT] = max(state[at + _SENT], 1 - state[at + _RESERVED])
-                _add(state, me(), _RESERVED, -1)
-                _limit_early(state)
+                state[at + SENT] = max(state[at + SENT], 1 - state[at + RESERVED])
+                add(state, me(), RESERVED, -1)
+                limit_early(state)
             return True
 
         self.cell.change(strike)
@@ -187,10 +145,10 @@ class ItemCounts:
         """So many items of this process lie in the channel, or were taken from it already."""
 
         def note(state: State) -> bool:
-            at = _entry(state, me())
+            at = entry_of(state, me())
             if at is not None:
-                state[at + _SENT] += count
-                _add(state, me(), _RESERVED, -count)
+                state[at + SENT] += count
+                add(state, me(), RESERVED, -count)
             return True
 
         self.cell.change(note)
@@ -203,10 +161,10 @@ class ItemCounts:
         self.mend()  # as reserve() does
 
         def note(state: State) -> bool | None:
-            at = _entry(state, party)
-            if at is not None and state[at + _TAKES]:
+            at = entry_of(state, party)
+            if at is not None and state[at + TAKES]:
                 return None
-            _add(state, party, _TAKES, 1)
+            add(state, party, TAKES, 1)
             return True
 
         self.cell.change(note)
@@ -220,10 +178,10 @@ class ItemCounts:
             return
 
         def note(state: State) -> bool | None:
-            at = _entry(state, party)
-            if at is None or not state[at + _TAKES]:
+            at = entry_of(state, party)
+            if at is None or not state[at + TAKES]:
                 return None
-            _add(state, party, _TAKES, -1)
+            add(state, party, TAKES, -1)
             return True
 
         self.cell.change(note)
@@ -232,14 +190,14 @@ class ItemCounts:
         """This process took an item that ``party`` had put. ``noted`` is not empty once that is written down."""
 
         def note(state: State) -> bool:
-            at = _entry(state, party)
-            if at is not None and state[at + _SENT] > -state[at + _RESERVED]:  # else it was struck off as lost
-                _add(state, party, _SENT, -1)
-            if state[_EARLY]:
-                state[_EARLY] -= 1  # it is done already, and in nobody's hands
+            at = entry_of(state, party)
+            if at is not None and state[at + SENT] > -state[at + RESERVED]:  # else it was struck off as lost
+                add(state, party, SENT, -1)
+            if state[EARLY]:
+                state[EARLY] -= 1  # it is done already, and in nobody's hands
             elif self.joinable:
-                _add(state, me(), _IN_HAND, 1)
-            state[_STILL] = 0
+                add(state, me(), IN_HAND, 1)
+            state[STILL] = 0
             self._settle(state)
             return True
 
@@ -249,8 +207,8 @@ class ItemCounts:
         """This process may have taken an item that nobody will ever note: a call that takes one has failed."""
 
         def note(state: State) -> bool:
-            state[_DOUBT] |= _TAKER_DIED
-            state[_STILL] = 0
+            state[DOUBT] |= TAKER_DIED
+            state[STILL] = 0
             return True
 
         self.cell.change(note)
@@ -265,19 +223,19 @@ class ItemCounts:
         def note(state: State) -> bool:
             if self._open(state) <= 0:
                 raise ValueError("task_done() called too many times")
-            holders = [at for at in range(_FIRST, len(state), _WIDTH) if state[at + _IN_HAND] > 0]
+            holders = [at for at in range(FIRST, len(state), WIDTH) if state[at + IN_HAND] > 0]
             if holders:
-                mine = _entry(state, me())
-                _add(state, state[mine if mine in holders else holders[0]], _IN_HAND, -1)
+                mine = entry_of(state, me())
+                add(state, state[mine if mine in holders else holders[0]], IN_HAND, -1)
             else:
-                state[_EARLY] += 1
+                state[EARLY] += 1
             return True
 
         self.cell.change(note)
 
     @staticmethod
     def _open(state: State) -> int:
-        return _sum(state, _RESERVED, _SENT, _IN_HAND) - int(state[_EARLY])
+        return total(state, RESERVED, SENT, IN_HAND) - int(state[EARLY])
 
     def wait_until_done(self, timeout: float | None = None) -> bool:
         """Wait until all items are done. What a dead process had put but not sent, or not finished, counts as done."""
@@ -297,7 +255,7 @@ class ItemCounts:
         if empty is None:
             return True  # this process cannot look, and must not wait for ever for one that can
         # What was done early need not be taken.
-        return True if (empty or state[_EARLY]) and not state[_DOUBT] else None
+        return True if (empty or state[EARLY]) and not state[DOUBT] else None
 
     def _is_channel_empty(self) -> bool | None:
         """Whether nothing lies in the channel; None where this process has closed it."""
@@ -313,7 +271,7 @@ class ItemCounts:
         return self._count()
 
     def _count(self) -> int:
-        return max(0, _sum(self.cell.peek(), _RESERVED, _SENT))
+        return max(0, total(self.cell.peek(), RESERVED, SENT))
 
     def full(self) -> bool:
         """Whether there is no room. What died with a process takes none."""
@@ -330,12 +288,12 @@ class ItemCounts:
 
         Who is dead is asked once, which takes long: others who commit meanwhile must not keep this from being done.
         """
-        dead = _dead(self.cell.peek())
+        dead = dead_in(self.cell.peek())
 
         def strike(state: State) -> bool | None:
             before = list(state)
             if dead:
-                _bury(state, dead)
+                bury(state, dead)
             self._settle(state)
             return True if state != before else None
 
@@ -348,28 +306,28 @@ class ItemCounts:
         struck off. What a sender that died had not noted has been taken, and is counted with the taker. Who was stopped
         for all the time has an item that is struck off, too.
         """
-        if not state[_DOUBT]:
+        if not state[DOUBT]:
             return
         empty = self._is_channel_empty()
         if empty is None:
             return  # to be settled by who can look
         if not empty:
-            state[_STILL] = 0
+            state[STILL] = 0
             return
         now = _now()
-        if not state[_STILL] or now < state[_STILL]:  # noted by another clock: of a time namespace that is ahead
-            state[_STILL] = now
-        if now - state[_STILL] < _SETTLED:
+        if not state[STILL] or now < state[STILL]:  # noted by another clock: of a time namespace that is ahead
+            state[STILL] = now
+        if now - state[STILL] < _SETTLED:
             return
-        if state[_DOUBT] & _TAKER_DIED:
-            for at in reversed(range(_FIRST, len(state), _WIDTH)):
-                state[at + _SENT] = min(0, state[at + _SENT])  # below zero: its sender has not noted yet that it sent
-                if not any(state[at + 1 : at + _WIDTH]):
-                    del state[at : at + _WIDTH]
-            _limit_early(state)
+        if state[DOUBT] & TAKER_DIED:
+            for at in reversed(range(FIRST, len(state), WIDTH)):
+                state[at + SENT] = min(0, state[at + SENT])  # below zero: its sender has not noted yet that it sent
+                if not any(state[at + 1 : at + WIDTH]):
+                    del state[at : at + WIDTH]
+            limit_early(state)
         # What is reserved may have been sent without a note, and the dead one may have taken that, too; unless who took
         # it has noted that.
-        state[_DOUBT] = state[_DOUBT] & _TAKER_DIED if _sum(state, _RESERVED, _SENT) > 0 else 0
+        state[DOUBT] = state[DOUBT] & TAKER_DIED if total(state, RESERVED, SENT) > 0 else 0
 
     def keep_looking(self, writer: End) -> None:
         """The channel is about to be closed in this process, which may join the queue nevertheless.

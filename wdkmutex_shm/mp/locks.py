@@ -23,26 +23,25 @@ of those who wait has waited for more than a millisecond: the lock is promised t
 lock that is free says since when it is, so that it is not kept for one that does not come, because it is stopped. And
 what a dead process held is marked by whoever finds that, so that whoever acquires it next is told.
 
-An RLock is owned by a thread, as a robust mutex is, and so is one.
+An RLock (:mod:`wdkmutex_shm.mp.rlock`) is owned by a thread, as a robust mutex is, and so is one.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from multiprocessing import process, synchronize
-from threading import TIMEOUT_MAX, get_ident
+from multiprocessing import synchronize
+from threading import get_ident
 from typing import Any
 
 from .. import KMutex
 from ..core import _wait_board
 from ..core._exchange import exchange_if
 from ..core._section import CriticalSection, as_blocking
-from ..errors import DeadlockError, DriverMutexError, IrqlTooHigh, NotOwned
-from .process_key import is_dead, lost, me
-from .shared_state import Attempt, Shared, WaitLine, must_not_block, waits
+from ..errors import DeadlockError, DriverMutexError
+from .process_key import is_dead, lost, me, my_name
+from .shared_state import Attempt, Shared, WaitLine, waits
 
-__all__ = ["Lock", "RLock"]
+__all__ = ["Lock"]
 
 # The word: 0, the process that holds it, or _FREE. Beside a process, _PROMISED; beside _FREE what follows.
 _FREE = 1 << 60  # above the bits of a process
@@ -50,12 +49,6 @@ _ORPHANED = 1 << 61  # its last holder died, and the next is not told yet
 _PROMISED = 1 << 62  # it is for the first in line, see _TIME
 _TIME = _FREE - 1  # the bits that say when a promised lock became free, in microseconds
 _PROMISE = 4_000  # so many microseconds after that nobody else may take it
-
-
-def _my_name() -> str:
-    name = process.current_process().name
-    thread = threading.current_thread().name
-    return name if thread == "MainThread" else f"{name}|{thread}"
 
 
 def _is_free(word: int) -> bool:
@@ -265,7 +258,7 @@ class Lock(Shared, synchronize.Lock):
         elif owner != me():
             name = "SomeOtherProcess"
         elif self._is_mine():
-            name = _my_name()
+            name = my_name()
         else:
             name = "SomeOtherThread"
         return f"<{type(self).__name__}(owner={name})>"
@@ -315,89 +308,3 @@ class Lock(Shared, synchronize.Lock):
         self._thread, self._party = get_ident(), me()
         if late is not None:
             raise late
-
-
-class RLock(Shared, synchronize.RLock):
-    """A recursive lock, owned by a thread. What a dead process or thread held is released."""
-
-    def __init__(self, *, ctx: Any) -> None:
-        self._attach(CriticalSection())
-
-    def _attach(self, section: CriticalSection) -> None:
-        self._section = section
-        self._release_save = section._release_save
-        self._acquire_restore = section._acquire_restore
-        self._is_mine = section._is_owned
-
-    def _shared(self) -> tuple[Any, ...]:
-        return (self._section,)
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the owner before the calling thread's present hold died."""
-        return self._section.abandoned
-
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Acquire it once more. Returns False when it was not free in time.
-
-        Args and errors as those of :meth:`Lock.acquire`.
-        """
-        if not waits(as_blocking(block), timeout):
-            return self._section.acquire(False)
-        if timeout is not None and timeout > TIMEOUT_MAX:
-            timeout = None
-        try:
-            return self._section.acquire(True, timeout)
-        except IrqlTooHigh:
-            must_not_block("acquire")  # tells what to do with an RLock instead
-            raise
-
-    def release(self) -> None:
-        """Release it once.
-
-        Raises:
-            AssertionError: the calling thread does not own it.
-        """
-        try:
-            self._section.leave()
-        except NotOwned:
-            raise AssertionError("attempt to release recursive lock not owned by thread") from None
-
-    def locked(self) -> bool:
-        """Whether any thread of any process owns it that lives. Never blocks."""
-        owner = self._section.owner
-        return owner is not None and owner.alive
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        owner = self._section.owner
-        name: str
-        count: int | str
-        if self._is_mine():
-            name, count = _my_name(), self._section._recursion_count()
-        elif owner is None or not owner.alive:
-            name, count = "None", 0
-        else:
-            name, count = (
-                "SomeOtherThread" if owner.pid == process.current_process().pid else "SomeOtherProcess",
-                "nonzero",
-            )
-        return f"<{type(self).__name__}({name}, {count})>"
-
-    @property
-    def _semlock(self) -> RLock:
-        return self
-
-    def _count(self) -> int:
-        return self._section._recursion_count()
-
-    def _get_value(self) -> int:
-        return int(not self.locked())
-
-    def _is_zero(self) -> bool:
-        return self.locked()

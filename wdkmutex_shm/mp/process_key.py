@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from multiprocessing import process
+
 from ..base import identity
 from ..core._thread import times_forked
 from ..errors import NotOwned
 
-__all__ = ["is_dead", "lost", "me", "pid_of"]
+__all__ = ["is_dead", "lost", "me", "my_name", "pid_of"]
 
 _PID_BITS = 22  # the kernel's pids have at most so many
 
@@ -48,3 +51,10 @@ def lost(parent: int, holder: int) -> NotOwned:
         f"{pid} ended, the lock passed on, and {now}. Acquire a lock in the process that uses it, after the fork",
         owner_pid=pid_of(holder) or None,
     )
+
+
+def my_name() -> str:
+    """Return what the calling thread is called in the repr of a lock that it holds."""
+    name = process.current_process().name
+    thread = threading.current_thread().name
+    return name if thread == "MainThread" else f"{name}|{thread}"

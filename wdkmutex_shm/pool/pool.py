@@ -10,11 +10,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..base.layout import HEADER_BYTES, SLOT_BYTES
 from ..base.names import data_ident, pool_segment
-from ..base.records import SlotRef
+from ..base.records import PoolStats, SlotRef
 from ..core import _tenant
 from ..core._segment import Segment
 from ..errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
@@ -23,22 +23,11 @@ from ..memory import in_use, shm
 if TYPE_CHECKING:
     from ..base.records import SlotInfo, TypeTag
 
-__all__ = ["Pool", "PoolStats"]
+__all__ = ["Pool"]
 
 _MOST_SLOTS = 16384
 _RESIDENT_BYTES = 64 << 20
 _TOUCHES = 4096  # the kernel maps up to 64 KiB around each
-
-
-class PoolStats(NamedTuple):
-    """Totals of a pool: segments, slots in them, slots in use and in quarantine, bytes of segments and of data."""
-
-    segments: int
-    slots: int
-    used: int
-    quarantined: int
-    pool_bytes: int
-    data_bytes: int
 
 
 class Pool:
