@@ -45,8 +45,9 @@ KIND_SECTION = 3
 KIND_BOX = 4
 KIND_WORDS = {KIND_FAST: "fast", KIND_K: "k", KIND_SECTION: "section", KIND_BOX: "box"}
 
-_DATA = re.compile(r"\.d([0-9a-f]{16})", re.ASCII)
-_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
+# Compiled at their first use: compiling takes as long as importing a small module.
+_DATA = r"\.d([0-9a-f]{16})"
+_INSTANCE = r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"
 
 
 def check_name(name: str) -> bytes:
@@ -83,7 +84,7 @@ def check_instance(instance: str) -> str:
     """
     if not isinstance(instance, str):
         raise TypeError(f"an instance name is a str, not {type(instance).__name__}")
-    if not _INSTANCE.fullmatch(instance):
+    if not re.fullmatch(_INSTANCE, instance, re.ASCII):
         raise InvalidName(
             f"instance name {instance!r} is not allowed: a letter or digit, then at most 31 of A-Z a-z 0-9 _ -",
             name=instance,
@@ -152,7 +153,7 @@ def data_ident(prefix: str, name: str) -> int | None:
 
     Anybody can make files in ``/dev/shm``, so names there are not taken on trust.
     """
-    match = _DATA.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    match = re.fullmatch(_DATA, name[len(prefix) :], re.ASCII) if name.startswith(prefix) else None
     return int(match[1], 16) if match else None
 
 

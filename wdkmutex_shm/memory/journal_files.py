@@ -29,8 +29,8 @@ from . import in_use, shm
 __all__ = ["decided", "make", "name_of", "no_room", "sweep", "user_of"]
 
 _HEADER = struct.Struct("=QQQQII16s")
-_NAME = re.compile(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.([0-9a-f]{8,})\.j", re.ASCII)
-_POOL = re.compile(r"/wdkm\.\d+\.[^/]+\.p\d+", re.ASCII)
+_NAME = r"/wdkm\.\d+\.@(\d+)\.(\d+)\.([0-9a-f]{8,})\.j"
+_POOL = r"/wdkm\.\d+\.[^/]+\.p\d+"
 _SLOTS_AT_ONCE = 4096
 _RARELY = 50
 """A search for notes is repeated after this many times as long as it took."""
@@ -155,7 +155,7 @@ def sweep(names: list[str] | None = None) -> list[str]:
     """Remove the journals of dead processes that nobody needs, of ``names``, else of all. Returns their names."""
     removed = []
     for name in shm.listing(user_prefix() + "@") if names is None else names:
-        match = _NAME.fullmatch(name)
+        match = re.fullmatch(_NAME, name, re.ASCII)
         if match is None:
             continue
         ours = int(match[3], 16) == identity.pid_namespace()
@@ -187,7 +187,7 @@ def _unneeded(name: str, ours: bool) -> bool:
     if began < _next_search.get(name, began):
         return False
     note = _note_of(pid, start)
-    wanted = any(_has_note(pool, note) for pool in shm.listing(user_prefix()) if _POOL.fullmatch(pool))
+    wanted = any(_has_note(pool, note) for pool in shm.listing(user_prefix()) if re.fullmatch(_POOL, pool, re.ASCII))
     _next_search[name] = began + _RARELY * (time.monotonic() - began)
     return not wanted
 
