@@ -33,12 +33,7 @@ class GrtMany:
     @overload
     @staticmethod
     def register_many(
-        kind: type[FastMutex[Any]], values: Mapping[str, V], *, mode: Mode = "overwrite"
-    ) -> dict[str, FastMutex[V]]: ...
-    @overload
-    @staticmethod
-    def register_many(
-        kind: type[FastMutex[Any]], values: Mapping[str, V], *, type: type[V], mode: Mode = "overwrite"
+        kind: type[FastMutex[Any]], values: Mapping[str, V], *, type: type[V] = ..., mode: Mode = "overwrite"
     ) -> dict[str, FastMutex[V]]: ...
     @overload
     @staticmethod
@@ -48,12 +43,7 @@ class GrtMany:
     @overload
     @staticmethod
     def register_many(
-        kind: type[KMutex[Any]], values: Mapping[str, V], *, mode: Mode = "overwrite"
-    ) -> dict[str, KMutex[V]]: ...
-    @overload
-    @staticmethod
-    def register_many(
-        kind: type[KMutex[Any]], values: Mapping[str, V], *, type: type[V], mode: Mode = "overwrite"
+        kind: type[KMutex[Any]], values: Mapping[str, V], *, type: type[V] = ..., mode: Mode = "overwrite"
     ) -> dict[str, KMutex[V]]: ...
     @overload
     @staticmethod
@@ -116,22 +106,16 @@ class GrtMany:
     def get_many(kind: type[CriticalSection], names: Iterable[str]) -> dict[str, CriticalSection]: ...
     @overload
     @staticmethod
-    def get_many(kind: type[FastMutex[Any]], names: Iterable[str]) -> dict[str, FastMutex[Any]]: ...
-    @overload
-    @staticmethod
     def get_many(kind: type[FastMutex[Any]], names: Iterable[str], T: type[V]) -> dict[str, FastMutex[V]]: ...
     @overload
     @staticmethod
-    def get_many(kind: type[FastMutex[Any]], names: Iterable[str], T: Any) -> dict[str, FastMutex[Any]]: ...
-    @overload
-    @staticmethod
-    def get_many(kind: type[KMutex[Any]], names: Iterable[str]) -> dict[str, KMutex[Any]]: ...
+    def get_many(kind: type[FastMutex[Any]], names: Iterable[str], T: Any = ...) -> dict[str, FastMutex[Any]]: ...
     @overload
     @staticmethod
     def get_many(kind: type[KMutex[Any]], names: Iterable[str], T: type[V]) -> dict[str, KMutex[V]]: ...
     @overload
     @staticmethod
-    def get_many(kind: type[KMutex[Any]], names: Iterable[str], T: Any) -> dict[str, KMutex[Any]]: ...
+    def get_many(kind: type[KMutex[Any]], names: Iterable[str], T: Any = ...) -> dict[str, KMutex[Any]]: ...
     @overload
     @staticmethod
     def get_many(kind: MutexType, names: Iterable[str], T: Any = ...) -> dict[str, Any]: ...
