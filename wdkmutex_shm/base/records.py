@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .unset import UNSET, Unset
+
 __all__ = [
     "UNSET",
     "Holder",
@@ -17,15 +19,6 @@ __all__ = [
     "Waiter",
 ]
 
-
-class Unset:
-    """The type of :data:`UNSET`: nothing was passed, not even None."""
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET = Unset()
 
 #: (code, hash, label) of T as a slot records it.
 TypeTag = tuple[int, int, bytes]

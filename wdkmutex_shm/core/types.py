@@ -21,13 +21,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ..base.records import UNSET, TypeTag, Unset
+from ..base.unset import UNSET, Unset
 from ..errors import DowncastError
 from ._codec import HOLDS, Codec, pack, set_helpers, unpack, unpack_frozen
 from .conversions import Conversion, conversion_named, conversion_of, plain_scalar
 from .refusal import explain
 
-__all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "TypeTag", "Unset", "codec_for", "codec_of_tag"]
+if typing.TYPE_CHECKING:
+    from ..base.records import TypeTag
+
+__all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "Unset", "codec_for", "codec_of_tag"]
 
 
 _T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..base.names import KIND_SECTION
-from ..base.records import UNSET
+from ..base.unset import UNSET
 from . import session
 
 if TYPE_CHECKING:

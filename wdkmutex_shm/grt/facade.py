@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..base.names import KIND_FAST, KIND_K, KIND_SECTION, default_instance
-from ..base.records import UNSET
+from ..base.unset import UNSET
 from ..engines.local import requests
 from ..errors import GrtIsNull
 from . import session

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..base.names import KIND_BOX, KIND_SECTION, KIND_WORDS
-from ..base.records import UNSET
+from ..base.unset import UNSET
 from ..core import _attach, _tenant
 from ..core._segment import Segment
 from ..core.types import KNOWN, SECTION, Codec, codec_for, codec_of_tag

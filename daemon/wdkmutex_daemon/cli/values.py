@@ -64,7 +64,7 @@ def register_verb(instance: str, kind: str, type_: str | None, checked: bool, na
     section protects no value: omit JSON.
     """
     from wdkmutex_shm.base.names import KIND_FAST, KIND_K
-    from wdkmutex_shm.base.records import UNSET
+    from wdkmutex_shm.base.unset import UNSET
     from wdkmutex_shm.engines.local import requests
 
     mode = "checked" if checked else "overwrite"

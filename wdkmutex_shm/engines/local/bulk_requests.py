@@ -12,7 +12,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...base.names import INLINE_BYTES, KIND_SECTION
-from ...base.records import UNSET
+from ...base.unset import UNSET
 from ...core.types import KNOWN, SECTION, Codec, codec_for
 from ...errors import (
     DaemonError,
