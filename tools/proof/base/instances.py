@@ -6,7 +6,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -80,6 +80,14 @@ def remove_instance(name: str) -> None:
     for suffix in ("sock", "lock", "start.lock", "log"):
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, f"{name}.{suffix}"))
+
+
+def ending_of(work: Callable[[], object]) -> tuple[str, str]:
+    """The class and the words of the error of ours that work ends with; ``well`` and what it returned if with none."""
+    try:
+        return "well", repr(work())[:50]
+    except WdkMutexError as error:
+        return type(error).__name__, f"{error.name} {error}"
 
 
 @contextlib.contextmanager

@@ -28,26 +28,22 @@ from wdkmutex_shm.pool.pool import Pool
 
 from ..base.children import Child, in_child
 from ..base.harness import Proof
-from ..base.instances import NOBODY, ROOT, daemon_of, end_daemon, instance, remove_instance, segments
+from ..base.instances import NOBODY, ROOT, daemon_of, end_daemon, ending_of, instance, remove_instance, segments
 
 
-def _error_of(work: Callable[[], Any]) -> WdkMutexError | None:
-    """The error of ours that work ends with, None if it succeeds."""
-    try:
-        work()
-    except WdkMutexError as error:
-        return error
-    finally:
+def _expect_refused(proof: Proof, what: str, path: str, kind: type[WdkMutexError], *works: Callable[[], Any]) -> None:
+    """Each must end with that error, which names the path."""
+    for work in works:
+        told = ending_of(work)
         session.leave()
-    return None
+        refused = told[0] == kind.__name__ and path in told[1]
+        proof.expect(refused, f"{what} is refused, and named", path=path, told=told)
+        proof.counts["refused"] += 1
 
 
-def _expect_refused(proof: Proof, what: str, path: str, kind: type[WdkMutexError], work: Callable[[], Any]) -> None:
-    """Work must end with that error, which names the path."""
-    error = _error_of(work)
-    refused = isinstance(error, kind) and path in str(error)
-    proof.expect(refused, f"{what} is refused, and named", path=path, told=repr(error))
-    proof.counts["refused"] += 1
+def _ways_in(name: str) -> tuple[Callable[[], Any], ...]:
+    """Everything by which a process comes into an instance."""
+    return partial(Grt.init, name, timeout=5), partial(connect, name), partial(autostart.start, name, 5)
 
 
 def _state(path: str) -> tuple[Any, ...]:
@@ -106,8 +102,7 @@ def folder(proof: Proof, name: str) -> None:
         try:
             harm(path)
             before = _state(path)
-            for work in (lambda: Grt.init(name, timeout=5), lambda: connect(name), lambda: autostart.start(name, 5)):
-                _expect_refused(proof, f"{what} for a runtime folder", path, RuntimeFolderRefused, work)
+            _expect_refused(proof, f"{what} for a runtime folder", path, RuntimeFolderRefused, *_ways_in(name))
             proof.expect(_state(path) == before, "what is refused is left as it was", what=what)
             proof.expect(segments(name) == [], "nothing is made where the folder is refused", what=what)
         finally:
@@ -132,8 +127,7 @@ def no_session(proof: Proof, name: str) -> None:
                 os.environ.pop("XDG_RUNTIME_DIR", None)
                 if value is not None:
                     os.environ["XDG_RUNTIME_DIR"] = value
-                error = _error_of(lambda: Grt.init(name, timeout=5))
-                return type(error).__name__, str(error)
+                return ending_of(partial(Grt.init, name, timeout=5))
 
             outcome = in_child(enter, new_user=uid)
             told = outcome.value if outcome.well else outcome.told()
@@ -194,9 +188,7 @@ def socket_squatted(proof: Proof, name: str) -> None:
     for what, make in makers:
         make()
         try:
-            _expect_refused(
-                proof, f"{what} for a socket", path, RuntimeFolderRefused, lambda: Grt.init(name, timeout=5)
-            )
+            _expect_refused(proof, f"{what} for a socket", path, RuntimeFolderRefused, _ways_in(name)[0])
             proof.expect(os.path.lexists(path), "what is not ours is not removed", what=what)
             proof.expect(segments(name) == [], "nothing is made where the socket is refused", what=what)
         finally:
@@ -205,8 +197,7 @@ def socket_squatted(proof: Proof, name: str) -> None:
     if not ROOT:
         return
     with _squatter(path) as squatter:
-        for work in (lambda: Grt.init(name, timeout=5), lambda: connect(name), lambda: autostart.start(name, 5)):
-            _expect_refused(proof, "another user's socket", path, RuntimeFolderRefused, work)
+        _expect_refused(proof, "another user's socket", path, RuntimeFolderRefused, *_ways_in(name))
         _nothing_said(proof, *squatter)
     os.unlink(path)
     # The path that the pool itself names: of a session that is over, say, whose folder another user has now.
@@ -244,13 +235,13 @@ def _squat(name: str, raw: bytes) -> None:
     assert outcome.well, outcome.told()
 
 
-def _fill(name: str) -> WdkMutexError | None:
+def _filled() -> tuple[str, str] | None:
     """Register more names than the first segment of a pool has slots; returns the error that this met."""
     try:
         for number in range(1100):
             Grt.register_fast_mutex_checked(f"n{number}", number)
     except WdkMutexError as error:
-        return error
+        return type(error).__name__, str(error)
     return None
 
 
@@ -264,8 +255,8 @@ def names_squatted(proof: Proof, name: str) -> None:
     first, second, far = (pool_segment(prefix, number) for number in (0, 1, 9))
     try:
         _squat(first, forgery)
-        for work in (lambda: Grt.init(name), lambda: connect(name), lambda: Pool.open(prefix)):
-            _expect_refused(proof, "another user's pool", first, SegmentRefused, work)
+        ways_in = partial(Grt.init, name), partial(connect, name), partial(Pool.open, prefix)
+        _expect_refused(proof, "another user's pool", first, SegmentRefused, *ways_in)
         proof.expect(os.stat(shm.FOLDER + first).st_uid == NOBODY, "another user's segment is left alone")
     finally:
         shm.unlink(first)
@@ -274,21 +265,17 @@ def names_squatted(proof: Proof, name: str) -> None:
         _squat(second, forgery)
         _squat(far, b"x")
         try:
-            error = _fill(name)
-            proof.expect(
-                error is None or (isinstance(error, SegmentRefused) and second in str(error)),
-                "a pool that cannot grow for a squatted name says so",
-                told=repr(error),
-            )
+            told = _filled()
+            named = told is None or (told[0] == "SegmentRefused" and second in told[1])
+            proof.expect(named, "a pool that cannot grow for a squatted name says so", told=told)
             proof.expect(Grt.get_fast_mutex("n0", int).fetch_add(1) == 0, "what was there before works on")
             # Whoever squats a name must not keep a daemon from starting that has all that it needs.
             shm.unlink(second)
             end_daemon(daemon_of(name), name)
-            error = _error_of(lambda: autostart.start(name, 10))
-            proof.expect(
-                error is None, "a name squatted beyond the pool keeps no daemon from starting", told=repr(error)
-            )
-            if error is None:
+            how, words = ending_of(partial(autostart.start, name, 10))
+            session.leave()
+            promise = "a name squatted beyond the pool keeps no daemon from starting"
+            if proof.expect(how == "well", promise, told=(how, words)):
                 client = session.client_of(name)
                 proof.expect("n0" in client.collect("names", "names"), "a restarted daemon knows its names")
         finally:
@@ -309,7 +296,7 @@ def _data_squatted(proof: Proof, name: str) -> None:
         _squat(segment, forgery)
         try:
             for read in (lambda: Grt.get_kmutex("large").peek(), lambda: Grt.get_kmutex("large").lock(timeout=5).value):
-                outcome = in_child(partial(_told, read))
+                outcome = in_child(partial(ending_of, read))
                 told = outcome.value if outcome.well else outcome.told()
                 refused = outcome.well and told[0] == "SegmentRefused" and segment in told[1]
                 proof.expect(refused, "another user's data segment is refused, and named", told=told)
@@ -319,13 +306,6 @@ def _data_squatted(proof: Proof, name: str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 shm.unlink(segment)
-
-
-def _told(work: Callable[[], Any]) -> tuple[str, str]:
-    try:
-        return "value", repr(work())[:50]
-    except WdkMutexError as error:
-        return type(error).__name__, str(error)
 
 
 # --- umask
@@ -355,9 +335,8 @@ def umasks(proof: Proof, name: str) -> None:
             proof.expect(len(outcome.value) >= 6, "segments, folder, socket, lock and log were looked at")
             for path, mode in outcome.value.items():
                 expected = ("700",) if path.endswith("/wdkmutex") else ("600",)
-                proof.expect(
-                    mode in expected, "nothing of ours is open to others", path=path, mode=mode, mask=oct(mask)
-                )
+                private = mode in expected
+                proof.expect(private, "nothing of ours is open to others", path=path, mode=mode, mask=oct(mask))
                 proof.counts["modes looked at"] += 1
         finally:
             remove_instance(name)

@@ -12,7 +12,6 @@ from typing import Any
 from wdkmutex_shm import FastMutex, Grt, KMutex
 from wdkmutex_shm.base import identity
 from wdkmutex_shm.base.names import user_prefix
-from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.grt import session
 from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool import sweep
@@ -20,7 +19,7 @@ from wdkmutex_shm.pool import sweep
 from ..base import kernel
 from ..base.children import Child, in_child
 from ..base.harness import Proof
-from ..base.instances import NOBODY, instance, segments
+from ..base.instances import NOBODY, ending_of, instance, segments
 from .damager import write
 
 #: Offsets in the header of a pool segment, see slot.h.
@@ -54,7 +53,7 @@ def changed_user(proof: Proof, name: str) -> None:
                 "make large": lambda: KMutex(b"z" * 5000).replace(b"y" * 50_000),
                 "again": lambda: (Grt.detach(), Grt.init(name, autostart=False)),
             }
-            return {what: _told(work) for what, work in works.items()}
+            return {what: ending_of(work)[0] for what, work in works.items()}
 
         outcome = in_child(attached)
         ends = "after a change of user all ends well or in an error of ours"
@@ -63,7 +62,7 @@ def changed_user(proof: Proof, name: str) -> None:
             proof.expect(told["add"] == "well", "what is mapped works on", told=told["add"])
             proof.expect(told["again"] != "well", "another user attaches to no instance of ours", told=told["again"])
             for what, how in told.items():
-                proof.counts[f"after setuid: {what}: {how.partition(':')[0]}"] += 1
+                proof.counts[f"after setuid: {what}: {how}"] += 1
         owners = {os.stat(shm.FOLDER + segment).st_uid for segment in segments(name)}
         proof.expect(owners <= {os.geteuid()}, "no segment of our names belongs to another user", owners=owners)
         fresh = in_child(lambda: (Grt.get_fast_mutex("small").peek(), len(Grt.get_kmutex("large").peek())))
@@ -75,25 +74,17 @@ def changed_user(proof: Proof, name: str) -> None:
     _clean_up_nobodys()
 
 
-def _told(work: Callable[[], Any]) -> str:
-    try:
-        work()
-    except WdkMutexError as error:
-        return f"{type(error).__name__}: {error}"
-    return "well"
-
-
 def _clean_up_nobodys() -> None:
     """The process that changed its user made a private pool as nobody; its own sweep would remove it."""
-
-    def clean() -> list[str]:
-        return sweep.dead_private_pools()
-
-    in_child(clean, new_user=NOBODY)
+    in_child(sweep.dead_private_pools, new_user=NOBODY)
 
 
 def _pools_of(pid: int) -> list[str]:
     return shm.listing(f"{user_prefix()}@{pid}.")
+
+
+def _inodes(pid: int) -> dict[str, int]:
+    return {segment: os.stat(shm.FOLDER + segment).st_ino for segment in _pools_of(pid)}
 
 
 def _maker(ready: int, value: bytes) -> Callable[[], bool]:
@@ -134,25 +125,20 @@ def forged_start(proof: Proof, name: str) -> None:
                     pid, begun = child.pid + pid_offset, max(1, start + start_offset)
                     write(segment, _CREATOR_START, struct.pack("=QI", begun, pid))
                     os.rename(shm.FOLDER + segment, shm.FOLDER + re.sub(r"@(\d+)\.(\d+)", forged, segment))
-            names = _forged_pools(child.pid, pid_offset)
-            before = {segment: os.stat(shm.FOLDER + segment).st_ino for segment in names}
+            before = _inodes(child.pid + pid_offset)
             sweep.dead_private_pools()
             KMutex(0)  # whoever makes a pool sweeps as well
-            after = {segment: os.stat(shm.FOLDER + segment).st_ino for segment in _forged_pools(child.pid, pid_offset)}
-            proof.expect(bool(before) and before == after, "a sweep leaves the pool of a living process", what=what)
+            stays = bool(before) and before == _inodes(child.pid + pid_offset)
+            proof.expect(stays, "a sweep leaves the pool of a living process", what=what)
             child.kill(signal.SIGTERM)
             outcome = child.outcome(30.0)
             proof.expect(outcome.well, "a living process whose names were forged works on", told=outcome.told())
         os.close(ready)
         os.close(go)
         sweep.dead_private_pools()
-        left = _pools_of(child.pid) + _forged_pools(child.pid, pid_offset)
+        left = _pools_of(child.pid) + _pools_of(child.pid + pid_offset)
         proof.expect(left == [], "what a dead process left is removed", what=what, left=left)
         proof.counts["forgeries"] += 1
-
-
-def _forged_pools(pid: int, offset: int) -> list[str]:
-    return _pools_of(pid + offset)
 
 
 def pid_reuse(proof: Proof, name: str) -> None:
@@ -160,12 +146,8 @@ def pid_reuse(proof: Proof, name: str) -> None:
 
     def world() -> str | None:
         kernel.enter(kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
-        with Child(inside) as first:  # pid 1 of the new namespace
-            outcome = first.outcome(60.0)
-        if not outcome.well:
-            raise AssertionError(outcome.told())
-        result: str | None = outcome.value
-        return result
+        found: str | None = in_child(inside).checked()  # which is pid 1 of the new namespace
+        return found
 
     def inside() -> str | None:
         kernel.mount("proc", "/proc")

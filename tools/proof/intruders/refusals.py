@@ -12,14 +12,14 @@ from typing import Any
 from wdkmutex_shm.base.names import KIND_K, data_segment, instance_prefix
 from wdkmutex_shm.base.records import SlotRef
 from wdkmutex_shm.core.types import codec_for
-from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, OtherPidNamespace, SegmentRefused, WdkMutexError
+from wdkmutex_shm.errors import LayoutMismatch, MutexDamaged, OtherPidNamespace, SegmentRefused
 from wdkmutex_shm.memory import data_segments, shm
 from wdkmutex_shm.objects import handles
 from wdkmutex_shm.pool.pool import Pool
 
 from ..base.children import in_child
 from ..base.harness import Proof
-from ..base.instances import NOBODY, ROOT, segments
+from ..base.instances import NOBODY, ROOT, ending_of, segments
 from .damager import write
 
 #: Header fields of a pool segment and of a data segment that must be ours: offset, format. See slot.h.
@@ -80,21 +80,12 @@ def _harms(fields: dict[str, tuple[int, str]], sizes: list[int]) -> Iterator[tup
         yield "another user's", _give_away
 
 
-def _refused(work: Callable[[], object]) -> tuple[str, str] | None:
-    """The class and the words of the error of ours that work ends with, None if it ends with none."""
-    try:
-        work()
-    except WdkMutexError as error:
-        return type(error).__name__, f"{error.name} {error}"
-    return None
-
-
 def _check(proof: Proof, what: str, work: Callable[[], object], names: tuple[str, ...]) -> None:
     """A new process does it, and must be refused with one of the names in the message."""
-    outcome = in_child(lambda: _refused(work), 30.0)
+    outcome = in_child(lambda: ending_of(work), 30.0)
     kinds = {error.__name__ for error in (LayoutMismatch, OtherPidNamespace, SegmentRefused, MutexDamaged)}
     told = outcome.value if outcome.well else outcome.told()
-    refused = outcome.well and told is not None and told[0] in kinds and any(name in told[1] for name in names)
+    refused = outcome.well and told[0] in kinds and any(name in told[1] for name in names)
     proof.expect(refused, f"a segment {what} is refused by its name", told=told)
     proof.counts["refusals"] += 1
 
