@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import time
@@ -79,7 +80,7 @@ def fork_holding(worker: Keeper, book: Book) -> None:
     mutex = worker.handle(book)
     with worker.lock(book) as guard:
         change(worker, book, guard)
-        _forked(worker, lambda: guard.value, mutex.try_lock, book.name)
+        _forked(worker, guard, lambda: guard.value, mutex.try_lock, book.name)
     worker.done(book)
 
 
@@ -89,11 +90,11 @@ def fork_holding_all(worker: Keeper, *books: Book) -> None:
     guards = worker.lock_all(*books)
     with guards:
         change_all(worker, books, guards)
-        _forked(worker, guards.commit, lambda: lock_all(*mutexes, timeout=0), "several")
+        _forked(worker, guards, guards.commit, lambda: lock_all(*mutexes, timeout=0), "several")
     worker.done(*books)
 
 
-def _forked(worker: Keeper, use: Callable[[], Any], take: Callable[[], Any], name: str) -> None:
+def _forked(worker: Keeper, guard: Any, use: Callable[[], Any], take: Callable[[], Any], name: str) -> None:
     """Fork a child that tries to use what its parent's guard gives, and to take the lock; and wait for its end."""
     parent = os.getpid()
 
@@ -103,6 +104,8 @@ def _forked(worker: Keeper, use: Callable[[], Any], take: Callable[[], Any], nam
             worker.broken("a forked child does not own its parent's guard", mutex=name)
         except NotOwned:
             pass
+        with contextlib.suppress(NotOwned):  # a section says so; the others are passed over
+            guard.__exit__(None, None, None)
         try:
             hold = take()
         except (MutexDestroyed, LockTimeout):
