@@ -28,9 +28,9 @@ from ..base.harness import Proof, footprint, tool
 from ..storm.audit import audit
 from ..storm.board import Log
 from ..storm.helpers import HELPERS, run_helper
+from ..storm.life import INTERRUPTED, run_worker
 from ..storm.setup import KINDS, make_world
 from ..storm.table import COUNTED
-from ..storm.worker import INTERRUPTED, run_worker
 
 _MOST_WORKERS = 6
 _TURN = 0.01

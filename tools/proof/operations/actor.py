@@ -85,6 +85,10 @@ class Actor:
         """The T to be set, given the one that is there; it may be the same object, changed in place."""
         raise NotImplementedError
 
+    def replaces(self, at: Any) -> bool:
+        """Whether :meth:`next` gives another object there, and does not change the one that is there."""
+        return True
+
     def spoil(self, at: Any, value: Any) -> Any:
         """A T that nobody must ever find."""
         raise NotImplementedError
@@ -127,7 +131,7 @@ def released(actor: Actor, *places: Any) -> None:
     for at in places:
         owner = actor.handle(at).owner
         if owner is not None and owner.pid == os.getpid():
-            actor.broken("who has released a lock has it no more", owner=str(owner))
+            actor.broken("who has released a lock has it no more", owner=str(owner), at=str(at)[:40])
 
 
 def unchecked(actor: Actor, *places: Any) -> None:

@@ -55,13 +55,10 @@ def commit_while_held(actor: Actor, at: Any) -> None:
 
 def commit_by_dropping(actor: Actor, at: Any) -> bool:
     """A guard that is forgotten."""
-    guard = actor.lock(at)
-    value = guard.value
-    new = actor.next(at, value)
-    if new is value:  # half a change in place would be committed by an exception: that is what ``with`` is for
-        guard.rollback()
+    if not actor.replaces(at):  # an exception would commit half a change in place: that is what ``with`` is for
         return False
-    guard.value = new
+    guard = actor.lock(at)
+    guard.value = actor.next(at, guard.value)
     with _noticing():
         del guard
     actor.done(at)
@@ -87,14 +84,17 @@ def _noticing() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def commit_by_release(actor: Actor, at: Any) -> None:
+def commit_by_release(actor: Actor, at: Any) -> bool:
     """A guard that is dropped by name; only that is looked at."""
+    if not actor.replaces(at):  # as above
+        return False
     guard = actor.lock(at)
     guard.value = actor.next(at, guard.value)
     actor.mark()
     guard.drop_safe()
     actor.mark()
     actor.done(at)
+    return True
 
 
 def commit_in_task(actor: Actor, at: Any) -> None:

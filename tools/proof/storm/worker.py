@@ -8,9 +8,8 @@ import os
 import random
 import signal
 import time
-import traceback
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from wdkmutex_shm import Grt, lock_all, lock_any
 from wdkmutex_shm.errors import (
@@ -30,42 +29,15 @@ from ..base.harness import descriptors, mappings
 from ..operations.actor import Entered
 from .actor import LOCK, TYPE, VALUE, Keeper, News
 from .board import Log
-from .ledger import Page, TornError
+from .ledger import DictLedger, Page, TornError
 from .setup import Book, World
 from .table import TABLE, WEIGHTS, Entry, done
 
-INTERRUPTED = 3
-"""Exit status of a worker that was interrupted where it could not go on."""
 _LONGEST_WAIT = 2.0
 _NOTICED = 0.2
 _VALUES = 3  # that are followed
 _ATTEMPTS = 3  # at reaching the daemon: on a busy machine it takes long to start
 _SETTLED = 3.0
-
-
-def run_worker(world: World, number: int, seed: int) -> NoReturn:
-    """Be a worker, in a forked child, to the end of the process."""
-    code = 1
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a shell in the background has made of it
-    try:
-        log = Log(world.folder, number)
-        try:
-            worker = Worker(world, number, log, random.Random(seed))
-            while True:
-                try:
-                    worker.live()
-                    break
-                except KeyboardInterrupt:
-                    world.board.count(number, "interrupts")
-            worker.end()
-            code = 0
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except BaseException as error:
-            traceback.print_exc()
-            log.broken("a worker goes on", error=error)
-    finally:
-        os._exit(code)
 
 
 class Worker(Keeper):
@@ -91,6 +63,7 @@ class Worker(Keeper):
         self._began = _held()
         self._handles: dict[int, Any] = {}
         self._chosen: tuple[Book, ...] = ()
+        self._doing = ""
         self._logged: dict[tuple[int, int], int] = {}
         self._certain: set[tuple[int, int]] = set()
         self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -112,7 +85,7 @@ class Worker(Keeper):
             self.count("operations")
 
     def _do(self, entry: Entry) -> None:
-        name = entry.operation.name
+        name = self._doing = entry.operation.name
         try:
             with undisturbed() if entry.calm else contextlib.nullcontext():
                 if entry.operation.run(self):
@@ -167,6 +140,8 @@ class Worker(Keeper):
         if len(books) < least:
             return ()
         self._chosen = tuple(self.chance.sample(books, min(len(books), self.chance.randint(least, most))))
+        for book in self._chosen:  # now: an error keeps the frames that it came through, and so a guard
+            self.handle(book)
         return self._chosen
 
     def handle(self, at: Book) -> Any:
@@ -362,6 +337,9 @@ class Worker(Keeper):
         page = self._following[at.number] = Page(page.epoch, tuple(commits))
         return at.ledger.write(value, at.name, page, self.chance)
 
+    def replaces(self, at: Book) -> bool:
+        return not isinstance(at.ledger, DictLedger)
+
     def spoil(self, at: Book, value: Any) -> Any:
         assert at.ledger is not None
         return at.ledger.spoiled(value)
@@ -388,7 +366,7 @@ class Worker(Keeper):
         self._board.count(self.number, what, number)
 
     def broken(self, promise: str, **facts: Any) -> None:
-        self._log.broken(promise, **facts)
+        self._log.broken(promise, **{"operation": self._doing, **facts})
 
 
 def _held() -> tuple[int, int]:
