@@ -53,6 +53,9 @@ def from_the_grt(call: Callable[P, R]) -> Callable[P, R]:
             facts = error.facts if instance is None else {"instance": instance, **error.facts}
             both = rebuild(type(error), str(error.args[0]) if error.args else "", facts)
             both.__cause__, both.__suppress_context__ = error.__cause__, True
-            raise both.with_traceback(error.__traceback__)  # noqa: B904 - it is the same error, its cause included
+            try:
+                raise both.with_traceback(error.__traceback__)  # the same error, its cause included
+            finally:
+                del both
 
     return told

@@ -202,7 +202,10 @@ def _register(client: Client, kind: int, batch: _FirstValues, mode: str) -> Plac
             instance=client.instance,
             path=client.path,
         ) from reply.error
-    raise reply.error
+    try:
+        raise reply.error
+    finally:
+        del reply
 
 
 def _attach_again(client: Client, kind: int, mode: str, batch: _FirstValues, index: int, places: Places) -> Any:

@@ -53,6 +53,15 @@ class Reply(NamedTuple):
     error: WdkMutexError | None
     doubtful: bool
 
+    def fields(self) -> dict[str, Any]:
+        """The body, or the error raised."""
+        try:
+            if self.error is not None:
+                raise self.error
+            return self.body or {}
+        finally:
+            del self  # else the error would keep this frame, which has the error, until a garbage collection
+
 
 class _LostError(Exception):
     """No reply came.
@@ -148,9 +157,7 @@ class Client:
 
     def open(self) -> None:
         """Connect now, if there is no connection. Raises as :func:`connect`."""
-        reply = self._submit(None, {}, self.timeout)
-        if reply.error is not None:
-            raise reply.error
+        self._submit(None, {}, self.timeout).fields()
 
     def call(self, verb: str, **params: Any) -> dict[str, Any]:
         """Ask the daemon and return the fields of its reply.
@@ -163,11 +170,7 @@ class Client:
             WdkMutexError: what the daemon answered with.
             GrtIsNull, DaemonUnavailable, ProtocolError, RuntimeFolderRefused: as :func:`connect`.
         """
-        reply = self.submit(verb, params)
-        if reply.error is not None:
-            raise reply.error
-        assert reply.body is not None
-        return reply.body
+        return self.submit(verb, params).fields()
 
     def submit(self, verb: str, params: dict[str, Any], *, timeout: float | None = None, resend: bool = True) -> Reply:
         """As :meth:`call`, for a caller to whom it matters what is certain. Raises nothing that it can return.

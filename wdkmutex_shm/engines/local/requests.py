@@ -169,7 +169,10 @@ def _register_small(client: Client, request: Register) -> dict[str, Any]:
             instance=client.instance,
             path=client.path,
         ) from reply.error
-    raise reply.error
+    try:
+        return reply.fields()
+    finally:
+        del reply
 
 
 def _register_large(client: Client, request: Register) -> dict[str, Any]:
@@ -203,8 +206,11 @@ def _register_large(client: Client, request: Register) -> dict[str, Any]:
         if not reply.doubtful or isinstance(error, GrtIsNull):
             data_segments.unlink(prefix, ident)
             _staged.pop(ident, None)
-            raise error
-    raise error
+            break
+    try:
+        raise error
+    finally:
+        del error, reply
 
 
 # The data segments that registrations made, and when, until it is certain whether they were adopted; the oldest first.
@@ -234,7 +240,10 @@ def unregister(client: Client, name: str) -> None:
         return
     if reply.doubtful and isinstance(reply.error, (KeyNotFound, GrtIsEmpty)):
         return  # it is gone, most likely by the hand of the daemon that died over it
-    raise reply.error
+    try:
+        reply.fields()
+    finally:
+        del reply
 
 
 def unregister_slot(
@@ -259,7 +268,10 @@ def unregister_slot(
         return True
     if isinstance(reply.error, (KeyNotFound, GrtIsEmpty)):
         return reply.doubtful
-    raise reply.error
+    try:
+        raise reply.error
+    finally:
+        del reply
 
 
 @from_the_grt
