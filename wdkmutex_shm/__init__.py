@@ -15,7 +15,6 @@ mutex immediately and sees ``abandoned``. :class:`Grt` tracks mutexes by name fo
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from .core._async_request import LockRequest
 from .core._guard import Guard
@@ -62,7 +61,10 @@ from .errors import (
 )
 from .objects import homes
 
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
 if TYPE_CHECKING:
+    from typing import Any
+
     from .base.frozen import freeze_support as freeze_support
     from .base.records import Holder as Holder
     from .base.records import MutexInfo as MutexInfo

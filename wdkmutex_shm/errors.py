@@ -11,7 +11,11 @@ pass it to its parent.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
 
 __all__ = [
     "AlreadyOwned",
@@ -142,25 +146,30 @@ class LockTimeout(DriverMutexError, TimeoutError):
     waiters: int | None = None
 
 
-class DeadlockLink(NamedTuple):
-    """One thread in a cycle of threads that wait for each other.
+if TYPE_CHECKING:
 
-    Attributes:
-        pid, tid, thread, command: the thread, as in :class:`~wdkmutex_shm.Waiter`.
-        holds: name of the mutex that it holds and that the previous thread in the cycle waits for.
-        waits_for: name of the mutex that it waits for and that the next thread in the cycle holds.
-        waited: seconds since its wait began.
+    class DeadlockLink(NamedTuple):
+        pid: int
+        tid: int
+        thread: str
+        command: str
+        holds: str
+        waits_for: str
+        waited: float
 
-    An anonymous mutex has no name; it is described by its kind, its place, and the process that made it.
-    """
+else:
+    DeadlockLink = namedtuple("DeadlockLink", "pid tid thread command holds waits_for waited")
 
-    pid: int
-    tid: int
-    thread: str
-    command: str
-    holds: str
-    waits_for: str
-    waited: float
+DeadlockLink.__doc__ = """One thread in a cycle of threads that wait for each other.
+
+Attributes:
+    pid, tid, thread, command: the thread, as in :class:`~wdkmutex_shm.Waiter`.
+    holds: name of the mutex that it holds and that the previous thread in the cycle waits for.
+    waits_for: name of the mutex that it waits for and that the next thread in the cycle holds.
+    waited: seconds since its wait began.
+
+An anonymous mutex has no name; it is described by its kind, its place, and the process that made it.
+"""
 
 
 class DeadlockError(DriverMutexError, RuntimeError):

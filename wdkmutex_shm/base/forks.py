@@ -9,14 +9,17 @@ before using it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TypeVar
 
 from ..core._thread import times_forked
 
-__all__ = ["in_child", "settle"]
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
 
-F = TypeVar("F", bound=Callable[[], object])
+    F = TypeVar("F", bound=Callable[[], object])
+
+__all__ = ["in_child", "settle"]
 
 _forgetters: list[Callable[[], object]] = []
 _settled = times_forked()

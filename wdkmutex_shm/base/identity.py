@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import lru_cache
-from typing import NamedTuple
+from collections import namedtuple
 
 from ..errors import KernelUnsupported
 from . import _alive
 from .forks import in_child, settle
+
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
 __all__ = [
     "Identity",
@@ -38,16 +41,30 @@ __all__ = [
 ]
 
 
-class Identity(NamedTuple):
-    """A process for all time: pid, start time in clock ticks since boot (proc(5), field 22; see `alive.h`)."""
+if TYPE_CHECKING:
 
-    pid: int
-    start: int
+    class Identity(NamedTuple):
+        pid: int
+        start: int
+
+else:
+    Identity = namedtuple("Identity", "pid start")
+
+Identity.__doc__ = (
+    "A process for all time: pid, start time in clock ticks since boot (proc(5), field 22; see `alive.h`)."
+)
+
+_boot_id = b""
 
 
-@lru_cache(maxsize=1)
 def boot_id() -> bytes:
     """Return the 16 bytes of the kernel's random boot id."""
+    global _boot_id
+    _boot_id = _boot_id or _read_boot_id()
+    return _boot_id
+
+
+def _read_boot_id() -> bytes:
     path = "/proc/sys/kernel/random/boot_id"
     try:
         with open(path, "rb") as file:

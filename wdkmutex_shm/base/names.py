@@ -8,7 +8,6 @@ meet. A pid says nothing without its namespace: containers that share ``/dev/shm
 from __future__ import annotations
 
 import os
-import re
 
 from ..errors import InvalidName
 
@@ -45,9 +44,8 @@ KIND_SECTION = 3
 KIND_BOX = 4
 KIND_WORDS = {KIND_FAST: "fast", KIND_K: "k", KIND_SECTION: "section", KIND_BOX: "box"}
 
-# Compiled at their first use: compiling takes as long as importing a small module.
-_DATA = r"\.d([0-9a-f]{16})"
-_INSTANCE = r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"
+_HEX = frozenset("0123456789abcdef")
+_INSTANCE_LENGTH = 32
 
 
 def check_name(name: str) -> bytes:
@@ -84,7 +82,8 @@ def check_instance(instance: str) -> str:
     """
     if not isinstance(instance, str):
         raise TypeError(f"an instance name is a str, not {type(instance).__name__}")
-    if not re.fullmatch(_INSTANCE, instance, re.ASCII):
+    plain = instance.replace("_", "0").replace("-", "0")
+    if not (plain.isascii() and plain.isalnum() and instance[0] not in "_-" and len(instance) <= _INSTANCE_LENGTH):
         raise InvalidName(
             f"instance name {instance!r} is not allowed: a letter or digit, then at most 31 of A-Z a-z 0-9 _ -",
             name=instance,
@@ -153,8 +152,8 @@ def data_ident(prefix: str, name: str) -> int | None:
 
     Anybody can make files in ``/dev/shm``, so names there are not taken on trust.
     """
-    match = re.fullmatch(_DATA, name[len(prefix) :], re.ASCII) if name.startswith(prefix) else None
-    return int(match[1], 16) if match else None
+    start, digits = prefix + ".d", name[len(prefix) + 2 :]
+    return int(digits, 16) if name.startswith(start) and len(digits) == 16 and _HEX.issuperset(digits) else None
 
 
 def data_segment(prefix: str, ident: int) -> str:

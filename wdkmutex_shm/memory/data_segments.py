@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from typing import NamedTuple
+from collections import namedtuple
 
 from ..base import identity
 from ..base._descriptors import Descriptor, discard_shared
@@ -23,6 +23,10 @@ from ..errors import (
     SegmentRefused,
 )
 from . import shm
+
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
 __all__ = [
     "PAGE",
@@ -51,17 +55,22 @@ _HEADER = struct.Struct("=QQQQQII16s")
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
-class DataHeader(NamedTuple):
-    """The header of a data segment, as `slot.h` lays it out."""
+if TYPE_CHECKING:
 
-    magic: int
-    id: int
-    capacity: int
-    creator_start: int
-    pid_namespace: int
-    creator_pid: int
-    layout: int
-    boot_id: bytes
+    class DataHeader(NamedTuple):
+        magic: int
+        id: int
+        capacity: int
+        creator_start: int
+        pid_namespace: int
+        creator_pid: int
+        layout: int
+        boot_id: bytes
+
+else:
+    DataHeader = namedtuple("DataHeader", "magic id capacity creator_start pid_namespace creator_pid layout boot_id")
+
+DataHeader.__doc__ = """The header of a data segment, as `slot.h` lays it out."""
 
 
 def new_id() -> int:

@@ -10,13 +10,10 @@ those in other pid namespaces that it lives.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import re
 import struct
 import sys
 import time
-from collections.abc import Callable
 
 from ..base import identity
 from ..base._descriptors import Descriptor
@@ -25,6 +22,10 @@ from ..base.layout import HEADER_BYTES, JOURNAL_MAGIC, LAYOUT, NOTE, NOTE_COMMIT
 from ..base.names import process_prefix, user_prefix
 from ..errors import KernelUnsupported, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from . import in_use, shm
+
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["decided", "make", "name_of", "no_room", "sweep", "user_of"]
 
@@ -97,8 +98,12 @@ def make(user: str, forget: Callable[[], object]) -> tuple[int, Descriptor]:
     return note, fd
 
 
+def _no_journal() -> None:
+    """There is none to unmap yet."""
+
+
 _registered: set[int] = set()
-_forget: Callable[[], object] = lambda: None  # noqa: E731 - until there is a journal to unmap
+_forget: Callable[[], object] = _no_journal
 in_child(_registered.clear)
 
 
@@ -118,13 +123,15 @@ def _at_end(forget: Callable[[], object]) -> None:
 
 def _close() -> None:
     """Remove the journal of this process. A thread that still publishes makes it again."""
-    with contextlib.suppress(OSError):
+    try:
         note = _note_of(*identity.me())
         _forget()
         try:
             shm.unlink(name_of(note, user_prefix(), identity.pid_namespace()))
         finally:
             _forget()  # a thread may have opened it again before it lost its name
+    except OSError:
+        pass
 
 
 def decided(note: int, user: str, namespace: int) -> bool:
@@ -153,6 +160,8 @@ def decided(note: int, user: str, namespace: int) -> bool:
 
 def sweep(names: list[str] | None = None) -> list[str]:
     """Remove the journals of dead processes that nobody needs, of ``names``, else of all. Returns their names."""
+    import re  # whoever sweeps has it
+
     removed = []
     for name in shm.listing(user_prefix() + "@") if names is None else names:
         match = re.fullmatch(_NAME, name, re.ASCII)
@@ -183,6 +192,8 @@ def _unneeded(name: str, ours: bool) -> bool:
     magic, word, start, _, pid, _, _ = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
     if not magic or not word:
         return True
+    import re
+
     began = time.monotonic()
     if began < _next_search.get(name, began):
         return False

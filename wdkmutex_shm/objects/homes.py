@@ -7,8 +7,12 @@ mutex with a name is at home with the engine that keeps the name; which one that
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 __all__ = ["Home", "home_of", "set_engine"]
 
