@@ -75,7 +75,9 @@ def test_what_is_wrong_is_named(url: str, says: str) -> None:
     assert caught.value.name == url
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:secret@h/db", "etcd://me:secret@h", "redis://:secret@h", "a://b:secret@c@d"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@h/db", "etcd://me:secret@h", "redis://:secret@h", "a://b:secret@c@d"]
+)
 def test_a_password_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InvalidName) as caught:
         instance_of(url)

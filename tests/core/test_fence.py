@@ -93,6 +93,7 @@ def test_a_new_one_after_waiting_in_a_guard() -> None:
 def test_only_the_holder_has_one(cls: Any) -> None:
     mutex = cls(0)
     with mutex.lock() as guard:
+
         def in_another_thread() -> bool:
             with pytest.raises(NotOwned):
                 guard.fence

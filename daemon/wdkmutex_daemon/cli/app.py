@@ -25,7 +25,7 @@ VERBS = {
     "stop": "service",
     "restart": "service",
     "status": "service",
-    "list": "show",
+    "list": "listing",
     "show": "show",
     "get": "show",
     "waits": "waits",

@@ -217,9 +217,7 @@ def _as_given(word: str) -> bytes:
         return word.encode("utf-8", "surrogateescape")
 
 
-def _spawn(
-    words: list[bytes], mask: set[signal.Signals | int], environment: dict[str, str]
-) -> tuple[int, int]:
+def _spawn(words: list[bytes], mask: set[signal.Signals | int], environment: dict[str, str]) -> tuple[int, int]:
     """Start the command, which ends when this process does. Returns its pid, and 0 or why it cannot be run.
 
     posix_spawn knows nothing of a parent-death signal. There is one thread here, so the child may do as it likes.

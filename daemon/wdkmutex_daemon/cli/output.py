@@ -1,10 +1,10 @@
-"""What is printed: one line for an error, one object for ``--json``, tables for people."""
+"""What is printed: one line for an error, one object for ``--json``, trees for people."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,12 +20,12 @@ __all__ = [
     "error_line",
     "note",
     "print_json",
-    "print_table",
     "print_trees",
     "printable",
 ]
 
 PROGRAM = "wdkmutex-daemon"
+_PIECE = 1 << 14
 
 
 class Failure(Exception):
@@ -53,7 +53,11 @@ def note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one object as JSON, on several lines for a terminal and on one for a program."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    text = json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    # In pieces: of one large write to a reader that ends meanwhile, an unbuffered stdout does not say that it failed.
+    for at in range(0, len(text), _PIECE):
+        sys.stdout.write(text[at : at + _PIECE])
+    click.echo()
 
 
 def printable(text: str) -> str:
@@ -78,26 +82,6 @@ def _print(console: Console, *what: RenderableType) -> None:
 def print_trees(trees: Iterable[Tree]) -> None:
     """Print trees, one below the other."""
     _print(_console(), *trees)
-
-
-def print_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table.
-
-    Args:
-        columns: title and justification (``left``, ``right``) of each.
-        rows: the cells, as plain text.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    console = _console()
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for title, justify in columns:
-        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _print(console, table)
 
 
 def duration(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Verbs that only look: ``list``, ``show``, ``get``. None of them takes a lock."""
+"""Verbs that look at one mutex: ``show``, ``get``. None of them takes a lock."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from typing import Any
 import click
 
 from . import exit_codes, json_values, options, session
-from .output import Failure, duration, print_json, print_table, printable
+from .output import Failure, duration, print_json, printable
 
-__all__ = ["get_verb", "list_verb", "show_verb"]
-
-_COLUMNS = (
-    ("name", "left"),
-    ("kind", "left"),
-    ("T", "left"),
-    ("bytes", "right"),
-    ("state", "left"),
-    ("holder", "right"),
-    ("command", "left"),
-    ("held for", "right"),
-    ("waiting", "right"),
-    ("acquisitions", "right"),
-    ("contended", "right"),
-    ("abandoned", "right"),
-)
-_COMMAND_SHOWN = 60
+__all__ = ["get_verb", "show_verb"]
 
 
 def _with_command(row: dict[str, Any]) -> dict[str, Any]:
@@ -43,47 +27,6 @@ def _with_waiters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record, waiter, _ in all_waits():
         found.setdefault((record.segment, record.slot, record.generation), []).append(waiter._asdict())
     return [{**row, "waiters": found.get((row["segment"], row["slot"], row["generation"]), [])} for row in rows]
-
-
-@click.command("list")
-@options.instance
-@options.as_json
-def list_verb(instance: str, as_json: bool) -> None:
-    """List the mutexes with their holders and waiters.
-
-    "bytes" is the size of T; `show` and --json also give the shared memory. "held for" is a lower bound: locking reads
-    no clock. "waiting": the number of waiters of over a millisecond. "abandoned" as a state: the holder died and the
-    mutex was not acquired since; as a number: how often that happened.
-    """
-    with session.connect(instance) as client:
-        rows = client.collect("list", "mutexes")
-    rows = _with_waiters([_with_command(row) for row in sorted(rows, key=lambda row: row["name"])])
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo(f"Instance {instance} has no mutex. Register one: wdkmutex-daemon register NAME JSON", err=True)
-        return
-    print_table(_COLUMNS, (_cells(row) for row in rows))
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    held = row["state"] != "free"
-    command = printable(row["owner_command"] or "")
-    return (
-        printable(row["name"]),
-        row["kind"],
-        row["label"],
-        f"{row['value_bytes']}" if row["kind"] != "section" else "",
-        row["state"],
-        str(row["owner_pid"] or "") if held else "",
-        command if len(command) <= _COMMAND_SHOWN else command[: _COMMAND_SHOWN - 3] + "...",
-        duration(row["held_for"]) if held else "",
-        f"{len(row['waiters']) or ''}",
-        f"{row['acquisitions']}",
-        f"{row['contended']}",
-        f"{row['abandoned']}",
-    )
 
 
 @click.command("show")
