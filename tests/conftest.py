@@ -24,8 +24,8 @@ from support import daemon_pid, remove_instance, wait_until
 
 from wdkmutex_shm import FastMutex, Grt, Irql, KMutex, current_irql, mp
 from wdkmutex_shm.base.names import user_prefix
-from wdkmutex_shm.core import _wait_board
-from wdkmutex_shm.core._thread import set_raised_level
+from wdkmutex_shm.core import _core
+from wdkmutex_shm.core._core import set_raised_level
 from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import WdkMutexError
 from wdkmutex_shm.grt import session
@@ -49,7 +49,7 @@ def _ticks() -> int:
 
 def _is_anothers(name: str, base: str, begun: int) -> bool:
     """Whether a segment belongs to a process that the test has not started: it is older, or lives and is no child."""
-    if shm.FOLDER + name == _wait_board.path():
+    if shm.FOLDER + name == _core.wait_board_path():
         return True  # everybody's; it goes with the last who uses it
     private = re.match(r"/wdkm\.\d+\.@(\d+)\.(\d+)\.", name)
     if private is None:

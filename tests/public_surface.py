@@ -21,7 +21,8 @@ from wdkmutex_daemon.cli import app, exit_codes
 
 import wdkmutex_shm
 from wdkmutex_shm import mp
-from wdkmutex_shm.core import _segment
+from wdkmutex_shm.base.layout import LAYOUT
+from wdkmutex_shm.core import _core
 
 
 def parameters_of(what: Any) -> str:
@@ -81,8 +82,8 @@ def pickles() -> Iterator[str]:
 
 
 def layout() -> Iterator[str]:
-    folder = os.path.dirname(_segment.__file__)
-    yield f"layout {_segment.LAYOUT}"
+    folder = os.path.dirname(_core.__file__)
+    yield f"layout {LAYOUT}"
     for header in ("slot.h", "wait_board.h"):
         with open(os.path.join(folder, header)) as file:
             text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import sys
 
-from .core._async_request import LockRequest
-from .core._guard import Guard
-from .core._mutex import FastMutex, KMutex
-from .core._section import CriticalSection
+from .core._core import CriticalSection, FastMutex, Guard, KMutex, LockRequest, hooks
 from .errors import (
     AlreadyOwned,
     CommitUnknown,
@@ -59,7 +56,7 @@ from .errors import (
     WdkMutexError,
     WorkerDied,
 )
-from .objects import homes
+from .objects import handles, homes
 
 TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
 if TYPE_CHECKING:
@@ -86,6 +83,18 @@ if TYPE_CHECKING:
     from .wait.value_async import LockWhen as LockWhen
 
 __version__ = "0.1.0"
+
+
+def _fill_hooks() -> None:
+    from ._ready import fill_hooks
+
+    fill_hooks()
+
+
+# The core imports no layer above it. It makes mutexes by these two, and has the rest filled in before the first handle.
+hooks.create_anonymous = handles.create_anonymous
+hooks.create_anonymous_section = handles.create_anonymous_section
+hooks.fill = _fill_hooks
 
 # What the core keeps beside a slot is guarded by the GIL. A free-threaded Python turns it on by itself when it loads
 # the core (none of its modules says that it can do without), unless it was told never to.

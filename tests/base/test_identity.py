@@ -15,7 +15,7 @@ from views import OTHER, USER, become, fork_with_another_clock, fork_with_anothe
 
 from wdkmutex_shm import FastMutex, KMutex, lock_all
 from wdkmutex_shm.base import identity
-from wdkmutex_shm.base._alive import START_OF_ITS_OWN
+from wdkmutex_shm.base._os import START_OF_ITS_OWN
 from wdkmutex_shm.base.names import user_prefix
 from wdkmutex_shm.memory import shm
 from wdkmutex_shm.mp import barrier, process_key
@@ -338,7 +338,7 @@ def _wait(line: Line) -> None:
 
 
 def test_the_kernel_may_have_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity._alive, "process_state", lambda pid: identity._alive.CANNOT_ASK)
+    monkeypatch.setattr(identity._os, "process_state", lambda pid: identity._os.CANNOT_ASK)
     with Child(_wait) as child:
         child.hear()
         start = identity.start_time(child.pid)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wdkmutex_shm import FastMutex, MutexDamaged
-from wdkmutex_shm.core._codec import pack
+from wdkmutex_shm.core._core import pack
 from wdkmutex_shm.core.types import codec_for
 
 QUICK = settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))

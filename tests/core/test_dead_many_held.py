@@ -17,8 +17,7 @@ from processes import Child, Line, in_thread
 from support import wait_until
 
 from wdkmutex_shm import FastMutex, KMutex, LockTimeout, lock_all, lock_any
-from wdkmutex_shm.core._segment import Segment
-from wdkmutex_shm.core._tenant import free_dead
+from wdkmutex_shm.core._core import Segment, free_dead
 
 MANY = 2500
 """More than 2,048; the oldest of them are those that the kernel does not get to."""

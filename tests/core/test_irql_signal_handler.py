@@ -14,7 +14,7 @@ from kinds import KINDS, acquire, attempt, make
 from processes import Child, Line, held_by_child, in_child, wait_for_waiter
 
 from wdkmutex_shm import FastMutex, Irql, IrqlTooHigh, KMutex, current_irql, raise_irql, signal_handler
-from wdkmutex_shm.core._thread import set_raised_level
+from wdkmutex_shm.core._core import set_raised_level
 
 
 @pytest.fixture(autouse=True)

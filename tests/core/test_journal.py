@@ -20,10 +20,9 @@ from wdkmutex_shm import (
     PagedPoolAllocFailed,
     lock_all,
 )
+from wdkmutex_shm.base import layout
 from wdkmutex_shm.base.names import user_prefix
-from wdkmutex_shm.core import (
-    _journal,
-)
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import (
     journal_files,
     shm,
@@ -265,7 +264,7 @@ def test_a_publication_while_the_interpreter_ends() -> None:
 
 def test_no_room_for_the_journal(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mutexes = [cls(0) for _ in range(COUNT)]
-    _journal.forget_journal()
+    _core.forget_journal()
 
     def refuse(*_: Any) -> Any:
         raise PagedPoolAllocFailed("no room")
@@ -285,9 +284,9 @@ def test_no_room_for_the_journal(cls: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_names_of_journals() -> None:
-    note = _journal.NOTE | 4194303 << _journal.NOTE_PID | 2**40 - 1
+    note = layout.NOTE | 4194303 << layout.NOTE_PID | 2**40 - 1
     for bit in (0, 1):
-        name = journal_files.name_of(note | bit << _journal.NOTE_COMMIT, "/wdkm.0.", 0xEFFFFFFC)
+        name = journal_files.name_of(note | bit << layout.NOTE_COMMIT, "/wdkm.0.", 0xEFFFFFFC)
         assert name == f"/wdkm.0.@4194303.{2**40 - 1}.effffffc.j"
     assert journal_files.user_of("/wdkm.1000.@1.2.3") == "/wdkm.1000."
     assert journal_files.user_of("/wdkm.1000.default") == "/wdkm.1000."

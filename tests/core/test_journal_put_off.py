@@ -21,9 +21,7 @@ from wdkmutex_shm import (
     PagedPoolAllocFailed,
     lock_any,
 )
-from wdkmutex_shm.core import (
-    _watch,
-)
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import (
     journal_files,
 )
@@ -67,7 +65,7 @@ def test_a_waiter_that_gives_up_does_not_hide_the_note(cls: Any, no_journal: Any
         mutex = mutexes[-1]
         _put_off(mutex)
         assert starving(mutex) == UNSETTLED
-        _watch.served(mutex)
+        _core.end_starving(mutex)
         assert starving(mutex) == UNSETTLED
         assert in_child(_take_with_a_journal, mutex) == (NEW if done == DECIDED else OLD)
         assert (starving(mutex), word(mutex, PENDING_AT)) == (0, 0)
@@ -89,11 +87,11 @@ def test_a_newcomer_that_loses_its_patience_does_not_either(cls: Any, no_journal
     with die_after(mutexes, DECIDED):
         mutex = mutexes[-1]
         _put_off(mutex)
-        _watch.starve(mutex)  # who does not come
+        _core.begin_starving(mutex)  # who does not come
         assert starving(mutex) == UNSETTLED + 1
         _put_off(mutex)
         assert starving(mutex) == UNSETTLED
-        _watch.starve(mutex)
+        _core.begin_starving(mutex)
         wait_until(lambda: _tries(mutex), "who only tries loses its patience, too")
         assert starving(mutex) == UNSETTLED
         no_journal()
@@ -227,7 +225,7 @@ def test_a_process_without_a_descriptor(cls: Any) -> None:
         assert child.hear() == COUNT
         for mutex in mutexes:
             assert starving(mutex) == UNSETTLED
-            _watch.served(mutex)
+            _core.end_starving(mutex)
         assert [_take(mutex) for mutex in mutexes] == [NEW] * COUNT
         assert [starving(mutex) for mutex in mutexes] == [0] * COUNT
 
@@ -244,7 +242,7 @@ def test_ctrl_c_in_the_take_over(cls: Any, monkeypatch: pytest.MonkeyPatch) -> N
         for mutex in mutexes:
             with pytest.raises(KeyboardInterrupt):
                 mutex.lock(timeout=30)
-            _watch.served(mutex)
+            _core.end_starving(mutex)
         monkeypatch.undo()
         assert [in_child(_take, mutex) for mutex in mutexes] == [NEW] * COUNT
         assert [_take(mutex) for mutex in mutexes] == [NEW] * COUNT

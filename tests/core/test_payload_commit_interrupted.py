@@ -13,7 +13,7 @@ from multi import free
 from processes import Child, Line
 
 from wdkmutex_shm import KMutex, MutexBusy, lock_all
-from wdkmutex_shm.core import _journal
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import data_segments
 
 OLD = [b"o" * 40, b"p" * 50]  # so that the memory of what is set is made anew each time
@@ -105,7 +105,7 @@ def test_several(cls: Any, way: Any, which: int, last: bool) -> None:
             step += 1
             for at in range(2):
                 mutexes[at].replace(OLD[at])
-            _journal.forget_journal()
+            _core.forget_journal()
             done.clear()
             group = lock_all(*mutexes, timeout=30)
             with group as guards:
@@ -307,7 +307,7 @@ def test_an_int_is_not_committed_in_the_midst(cls: Any) -> None:
         step += 1
         number.replace(1)
         large.replace(OLD[0])
-        _journal.forget_journal()
+        _core.forget_journal()
         group = lock_all(number, large)
         with group as guards:
             guards[0].value, guards[1].value = 2, SET[0]

@@ -12,7 +12,7 @@ from processes import in_child
 from support import DEADLINE
 
 from wdkmutex_shm import FastMutex, KMutex, NotOwned, lock_all
-from wdkmutex_shm.core import _journal
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import data_segments as data
 from wdkmutex_shm.memory import journal_files, shm
 from wdkmutex_shm.pool import private
@@ -191,7 +191,7 @@ def test_a_publication_of_several_is_the_parents(
 ) -> None:
     """The fork comes while the journal is made. The child must not even publish ints, where nothing could fail."""
     mutexes = [cls(0), cls(0)]
-    _journal.forget_journal()
+    _core.forget_journal()
     handler = ForkingHandler(monkeypatch, "make", after, child, journal_files)
     seen = []
 

@@ -11,9 +11,10 @@ import pytest
 from processes import in_child, write_shm
 
 from wdkmutex_shm import KMutex, LayoutMismatch, MutexDamaged, MutexDestroyed, SegmentRefused
+from wdkmutex_shm.base.layout import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.base.names import KIND_K, instance_prefix
 from wdkmutex_shm.base.records import SlotRef
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES, Segment
+from wdkmutex_shm.core._core import Segment
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import ProtocolError
 from wdkmutex_shm.memory import data_segments, shm

@@ -26,7 +26,7 @@ print(pool > before, locked() - pool >= 100_000)
 REFUSED = """
 import os, resource
 from wdkmutex_shm import KMutex, PagedPoolAllocFailed
-from wdkmutex_shm.pool import private, sweep  # while the files of Python can be read
+import wdkmutex_shm._ready  # while the files of Python can be read
 if os.geteuid() == 0:  # root may lock without limit
     os.setgid(65534)
     os.setuid(65534)

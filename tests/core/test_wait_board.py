@@ -23,9 +23,7 @@ from wdkmutex_shm import (
     LockTimeout,
     Waiter,
 )
-from wdkmutex_shm.core import (
-    _wait_board,
-)
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import (
     shm,
 )
@@ -55,66 +53,63 @@ def test_the_place_of_a_killed_waiter_is_taken_again() -> None:
             child.hear()
             waiting(mutex)
             child.kill()
-            (left,) = [record for record in _wait_board.records() if record.pid == child.pid]
+            (left,) = [record for record in _core.wait_records() if record.pid == child.pid]
         # As if this thread's places were all taken by the dead.
-        board = _wait_board.path()[len(shm.FOLDER) :]
+        board = _core.wait_board_path()[len(shm.FOLDER) :]
         raw = raw_record(left.number)
         me = threading.get_native_id()
         for step in range(64):
-            write_shm(board, HEADER + (me + step) % _wait_board.RECORDS * RECORD, raw)
+            write_shm(board, HEADER + (me + step) % _core.BOARD_RECORDS * RECORD, raw)
         with pytest.raises(LockTimeout) as caught:
             mutex.lock(0.05)
         assert caught.value.waiters == 0
-        (taken,) = {(me + step) % _wait_board.RECORDS for step in range(64)} - {
-            record.number for record in _wait_board.records() if record.pid == child.pid
+        (taken,) = {(me + step) % _core.BOARD_RECORDS for step in range(64)} - {
+            record.number for record in _core.wait_records() if record.pid == child.pid
         }
-        assert taken == me % _wait_board.RECORDS
+        assert taken == me % _core.BOARD_RECORDS
         for step in range(64):
-            write_shm(board, HEADER + (me + step) % _wait_board.RECORDS * RECORD, bytes(RECORD))
+            write_shm(board, HEADER + (me + step) % _core.BOARD_RECORDS * RECORD, bytes(RECORD))
         holder.say("release")
 
 
 def test_the_record_of_a_wait_of_another_kind() -> None:
     mutex = CriticalSection()
     since = time.monotonic_ns() - 5_000_000_000
-    tickets = [
-        _wait_board.enter(mutex, kind, since)
-        for kind in (_wait_board.WAIT_ANY, _wait_board.WAIT_VALUE, _wait_board.WAIT_TASK)
-    ]
+    tickets = [_core.begin_wait(mutex, kind, since) for kind in (_core.WAIT_ANY, _core.WAIT_VALUE, _core.WAIT_TASK)]
     assert all(tickets)
     try:
         assert {waiter.how for waiter in mutex.waiters()} == {"any", "value", "task"}
         assert all(5 <= waiter.waited < 30 for waiter in mutex.waiters())
         # They are no deadlock: this thread is not blocked by any of them.
-        assert _wait_board.record_by(os.getpid(), threading.get_native_id()) is None
+        assert _core.wait_record_by(os.getpid(), threading.get_native_id()) is None
 
         def leaves_nothing() -> int:
             for ticket in tickets:
-                _wait_board.leave(ticket)
+                _core.end_wait(ticket)
             return len(mutex.waiters())
 
         assert in_child(leaves_nothing) == 3, "a child cannot remove its parent's records"
     finally:
         for ticket in tickets:
-            _wait_board.leave(ticket)
-            _wait_board.leave(ticket)
+            _core.end_wait(ticket)
+            _core.end_wait(ticket)
     assert mutex.waiters() == ()
-    _wait_board.leave(0)
+    _core.end_wait(0)
 
 
 def test_many_waits_of_one_thread() -> None:
     mutexes = [FastMutex(0) for _ in range(300)]
-    tickets = [_wait_board.enter(mutex, _wait_board.WAIT_TASK, time.monotonic_ns()) for mutex in mutexes]
+    tickets = [_core.begin_wait(mutex, _core.WAIT_TASK, time.monotonic_ns()) for mutex in mutexes]
     assert [len(mutex.waiters()) for mutex in mutexes] == [1] * 300
     for ticket in tickets:
-        _wait_board.leave(ticket)
+        _core.end_wait(ticket)
     assert not any(mutex.waiters() for mutex in mutexes)
 
 
 def _waits_without_room(mutex: Any) -> tuple[str, tuple[Waiter, ...]]:
     import resource
 
-    _wait_board.let_go()
+    _core.close_wait_board()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no descriptor, hence no board
     seen = []
@@ -144,11 +139,11 @@ def test_damaged_bytes_are_harmless() -> None:
     with Child(wait_for_lock, mutex) as child:
         child.hear()
         waiting(mutex)
-        board = _wait_board.path()[len(shm.FOLDER) :]
-        whole = [raw_record(number) for number in range(_wait_board.RECORDS)]
+        board = _core.wait_board_path()[len(shm.FOLDER) :]
+        whole = [raw_record(number) for number in range(_core.BOARD_RECORDS)]
         try:
             for round_ in range(40):
-                for number in range(_wait_board.RECORDS):
+                for number in range(_core.BOARD_RECORDS):
                     raw = bytearray(random_bytes.randbytes(RECORD))
                     if round_ % 2:
                         raw[:32] = whole[number][:32]
@@ -161,7 +156,7 @@ def test_damaged_bytes_are_harmless() -> None:
                 with pytest.raises(LockTimeout):
                     in_thread_with_timeout(mutex)
         finally:
-            for number in range(_wait_board.RECORDS):
+            for number in range(_core.BOARD_RECORDS):
                 write_shm(board, HEADER + number * RECORD, bytes(RECORD))
         hold.release()
         assert child.hear() == "had"
@@ -197,10 +192,10 @@ def test_a_board_of_another_user_is_refused() -> None:
 def _with_a_board_of_another(mutex: Any) -> bool:
     """In a process of another user, for whom somebody else has put a board in place."""
     os.seteuid(54321)
-    path = _wait_board.path()
+    path = _core.wait_board_path()
     os.seteuid(0)
     with open(path, "wb") as file:
-        file.truncate(HEADER + _wait_board.RECORDS * RECORD)
+        file.truncate(HEADER + _core.BOARD_RECORDS * RECORD)
     os.chmod(path, 0o666)
     try:
         os.seteuid(54321)
@@ -222,7 +217,7 @@ def test_a_removed_board_is_made_anew() -> None:
     with held_by_child(mutex) as holder, Child(wait_for_lock, mutex) as child:
         child.hear()
         waiting(mutex)
-        os.unlink(_wait_board.path())
+        os.unlink(_core.wait_board_path())
         assert mutex.waiters() == ()
         (waiter,) = waiting(mutex)  # it writes itself down again, on the new one
         assert waiter.pid == child.pid
@@ -235,7 +230,7 @@ def test_an_unused_board_is_swept_and_one_in_use_is_not() -> None:
     code = (
         "import os, sys\n"
         "from wdkmutex_shm import KMutex, LockTimeout\n"
-        "from wdkmutex_shm.core import _wait_board\n"
+        "from wdkmutex_shm.core import _core\n"
         "from wdkmutex_shm.pool import sweep\n"
         "import threading\n"
         "m = KMutex(0)\n"
@@ -244,42 +239,42 @@ def test_an_unused_board_is_swept_and_one_in_use_is_not() -> None:
         "    except LockTimeout: pass\n"
         "with m.lock():\n"
         "    t = threading.Thread(target=wait); t.start(); t.join()\n"
-        "assert os.path.exists(_wait_board.path())\n"
+        "assert os.path.exists(_core.wait_board_path())\n"
         "assert sweep.unused_boards() == []\n"
         "if sys.argv[1] == 'exit': os._exit(0)\n"
     )
     for how in ("exit", "end"):
-        _wait_board.let_go()
+        _core.close_wait_board()
         subprocess.run([sys.executable, "-c", code, how], check=True)
         if how == "exit":
-            wait_until(lambda: sweep.unused_boards() is not None and not os.path.exists(_wait_board.path()))
+            wait_until(lambda: sweep.unused_boards() is not None and not os.path.exists(_core.wait_board_path()))
         else:
-            wait_until(lambda: not os.path.exists(_wait_board.path()), "the last user has removed it", seconds=5.0)
+            wait_until(lambda: not os.path.exists(_core.wait_board_path()), "the last user has removed it", seconds=5.0)
 
 
 @pytest.mark.parametrize("how", ["fork", "removed"])
 def test_the_board_goes_while_it_is_read(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making a record for whoever asks is Python code: a signal handler may fork in it, other threads may run."""
     mutex = KMutex(0)
-    tickets = [_wait_board.enter(mutex, _wait_board.WAIT_TASK, 1) for _ in range(3)]
-    real, children = _wait_board.Record, []
+    tickets = [_core.begin_wait(mutex, _core.WAIT_TASK, 1) for _ in range(3)]
+    real, children = _core.WaitRecord, []
 
     def record(*facts: Any) -> Any:
-        monkeypatch.setattr(_wait_board, "Record", real)
+        monkeypatch.setattr(_core, "WaitRecord", real)
         if how == "removed":
-            os.unlink(_wait_board.path())
-            assert _wait_board.records() == []
+            os.unlink(_core.wait_board_path())
+            assert _core.wait_records() == []
         else:
             children.append(os.fork())
         return real(*facts)
 
-    monkeypatch.setattr(_wait_board, "Record", record)
+    monkeypatch.setattr(_core, "WaitRecord", record)
     parent = os.getpid()
-    found = _wait_board.records(mutex.nonce, mutex.slot_index, mutex.generation)
+    found = _core.wait_records(mutex.nonce, mutex.slot_index, mutex.generation)
     if os.getpid() != parent:
         os._exit(len(found))
     assert len(found) == (3 if how == "fork" else 1)
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     for ticket in tickets:
-        _wait_board.leave(ticket)
+        _core.end_wait(ticket)

@@ -12,8 +12,8 @@ from kinds import KINDS, acquire, make
 from processes import Child, Line, held_by_child, read_shm, slot_offset, state_of, wait_until
 
 from wdkmutex_shm import FastMutex, KMutex, MutexDestroyed
-from wdkmutex_shm.core import _watch
-from wdkmutex_shm.core._watch import ON_COMMIT, ON_RELEASE
+from wdkmutex_shm.core import _core
+from wdkmutex_shm.core._core import ON_COMMIT, ON_RELEASE
 
 LONG = 300.0  # seconds: who is not told fails the test long before that
 WATCH_AT = 316
@@ -26,12 +26,12 @@ def _tickets(mutex: Any) -> tuple[int, int]:
 
 
 def _sleeper(line: Line, mutex: Any, of: int, seconds: float = LONG) -> None:
-    known = _watch.commits(mutex)
-    ticket = _watch.watch(mutex, of, known)
+    known = _core.commits(mutex)
+    ticket = _core.watch(mutex, of, known)
     line.say("watching")
     line.hear()
-    _watch.sleep(mutex, ticket, seconds)
-    line.say(_watch.commits(mutex) != known)
+    _core.sleep_until_told(mutex, ticket, seconds)
+    line.say(_core.commits(mutex) != known)
 
 
 def _watching(mutex: Any, of: int, asleep: bool = True, seconds: float = LONG) -> Child:
@@ -48,13 +48,13 @@ def _watching(mutex: Any, of: int, asleep: bool = True, seconds: float = LONG) -
 def test_a_release_is_told(kind: str, asleep: bool) -> None:
     mutex = make(kind)
     with held_by_child(mutex) as holder, _watching(mutex, ON_RELEASE, asleep) as watcher:
-        assert not _watch.is_free(mutex)
+        assert not _core.is_free(mutex)
         holder.say("release")
         assert holder.hear() == "released"
         if not asleep:  # it is told between its look and its sleep
             watcher.say("sleep")
         assert watcher.hear() is False
-        assert _watch.is_free(mutex)
+        assert _core.is_free(mutex)
 
 
 @pytest.mark.parametrize("kind", [FastMutex, KMutex])
@@ -104,10 +104,10 @@ def test_a_commit_that_nobody_waits_for_tells_nobody() -> None:
 
 def test_watchers_that_know_different_commits_are_all_told() -> None:
     mutex = FastMutex(1)
-    known = _watch.commits(mutex)
+    known = _core.commits(mutex)
     with _watching(mutex, ON_COMMIT) as watcher:
         # A commit that its maker was killed before telling of: only the commit word says so.
-        ticket = _watch.watch(mutex, ON_COMMIT, known + 2)
+        ticket = _core.watch(mutex, ON_COMMIT, known + 2)
         assert watcher.hear() is False  # woken, to look for itself
         assert _tickets(mutex) == (ticket, (known + 2) << 2 & 0xFFFFFFFF | ON_COMMIT)
 
@@ -139,31 +139,31 @@ def test_the_end_of_the_mutex_is_told(of: int) -> None:
         wait_until(lambda: state_of(watcher.pid) == "S", "it sleeps")
         assert mutex.to_owned() == 1
         assert watcher.hear() == "destroyed"
-    for call in (lambda: _watch.commits(mutex), lambda: _watch.is_free(mutex), lambda: _watch.watch(mutex, of)):
+    for call in (lambda: _core.commits(mutex), lambda: _core.is_free(mutex), lambda: _core.watch(mutex, of)):
         with pytest.raises(MutexDestroyed):
             call()
 
 
 def _destroyed(line: Line, mutex: Any, of: int) -> None:
-    ticket = _watch.watch(mutex, of, _watch.commits(mutex))
+    ticket = _core.watch(mutex, of, _core.commits(mutex))
     line.say("watching")
-    _watch.sleep(mutex, ticket, LONG)
+    _core.sleep_until_told(mutex, ticket, LONG)
     with pytest.raises(MutexDestroyed):
-        _watch.commits(mutex)
+        _core.commits(mutex)
     line.say("destroyed")
 
 
 def _sleeper_of_many(line: Line, mutexes: list[Any]) -> None:
-    tickets = [_watch.watch(mutex, ON_RELEASE) for mutex in mutexes]
+    tickets = [_core.watch(mutex, ON_RELEASE) for mutex in mutexes]
     line.say("watching")
-    while not any(_watch.is_free(mutex) for mutex in mutexes):
-        _watch.sleep_any(mutexes, tickets, LONG)
-        tickets = [_watch.watch(mutex, ON_RELEASE) for mutex in mutexes]
-    line.say([_watch.is_free(mutex) for mutex in mutexes])
+    while not any(_core.is_free(mutex) for mutex in mutexes):
+        _core.sleep_until_any_told(mutexes, tickets, LONG)
+        tickets = [_core.watch(mutex, ON_RELEASE) for mutex in mutexes]
+    line.say([_core.is_free(mutex) for mutex in mutexes])
 
 
 def test_one_of_many_is_told() -> None:
-    mutexes = [make(KINDS[number % 3]) for number in range(_watch.MOST_OBJECTS)]
+    mutexes = [make(KINDS[number % 3]) for number in range(_core.MOST_OBJECTS)]
     holds = [acquire(mutex) for mutex in mutexes]
     with Child(_sleeper_of_many, mutexes) as watcher:
         watcher.hear()
@@ -176,11 +176,11 @@ def test_one_of_many_is_told() -> None:
             hold.release()
 
 
-@pytest.mark.parametrize("count", [0, _watch.MOST_OBJECTS + 1])
+@pytest.mark.parametrize("count", [0, _core.MOST_OBJECTS + 1])
 def test_too_many_or_none(count: int) -> None:
     mutex = FastMutex(1)
     with pytest.raises(ValueError, match="from 1 to 64"):
-        _watch.sleep_any([mutex] * count, [0] * count, 1.0)
+        _core.sleep_until_any_told([mutex] * count, [0] * count, 1.0)
 
 
 def test_a_sleep_without_limit() -> None:
@@ -193,25 +193,25 @@ def test_a_sleep_without_limit() -> None:
 
 def test_a_sleep_ends_by_itself_and_lets_other_threads_run() -> None:
     mutex = FastMutex(1)
-    ticket = _watch.watch(mutex, ON_COMMIT, _watch.commits(mutex))
+    ticket = _core.watch(mutex, ON_COMMIT, _core.commits(mutex))
     thread = threading.Timer(0.05, lambda: mutex.fetch_add(1))
     thread.start()
     while mutex.peek() == 1:
-        _watch.sleep(mutex, ticket, LONG)
+        _core.sleep_until_told(mutex, ticket, LONG)
     thread.join()
-    _watch.sleep(mutex, _watch.watch(mutex, ON_COMMIT, _watch.commits(mutex)), 0.01)
-    _watch.sleep(mutex, 0, -1.0)
+    _core.sleep_until_told(mutex, _core.watch(mutex, ON_COMMIT, _core.commits(mutex)), 0.01)
+    _core.sleep_until_told(mutex, 0, -1.0)
 
 
 def _storm(line: Line, mutex: Any, last: int) -> None:
     """Wait for one commit after the other; with a wake that is missed this takes until the deadline."""
     seen = mutex.peek()
     while seen < last:
-        known = _watch.commits(mutex)
-        ticket = _watch.watch(mutex, ON_COMMIT, known)
+        known = _core.commits(mutex)
+        ticket = _core.watch(mutex, ON_COMMIT, known)
         value = mutex.peek()
         if value == seen:
-            _watch.sleep(mutex, ticket, LONG)
+            _core.sleep_until_told(mutex, ticket, LONG)
         seen = value
     line.say(seen)
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/explanation/architecture.md").read_text()
 FOLDERS = ("wdkmutex_shm", "daemon", "tools", "tests", "docs")
-SUFFIXES = "py|pyx|pyi|pxd|h|pml|md"
+SUFFIXES = "py|pyx|pxi|pyi|h|pml|md"
 
 
 def _walks() -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from processes import STARVING_AT, read_shm, slot_offset
 
-from wdkmutex_shm.core import _async_request
+from wdkmutex_shm.core import _core
 
 anyio = pytest.importorskip("anyio")
 
@@ -42,7 +42,7 @@ async def until(happened: Callable[[], Any]) -> None:
 
 def in_line(mutex: Any) -> int:
     """How many tasks of this process wait for a mutex."""
-    queue = _async_request.waiting.get(mutex)
+    queue = _core.waiting.get(mutex)
     return 0 if queue is None else len(queue.waiters)
 
 

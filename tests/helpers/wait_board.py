@@ -10,7 +10,7 @@ from processes import Line
 from support import wait_until
 
 from wdkmutex_shm import LockTimeout, MutexDestroyed, Waiter
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 
 HEADER, RECORD = 4096, 128
 """Bytes of the board's header, and of a record."""
@@ -35,5 +35,5 @@ def waiting(mutex: Any, count: int = 1) -> tuple[Waiter, ...]:
 
 
 def raw_record(number: int) -> bytes:
-    with open(_wait_board.path(), "rb") as file:
+    with open(_core.wait_board_path(), "rb") as file:
         return os.pread(file.fileno(), RECORD, HEADER + number * RECORD)

@@ -13,7 +13,7 @@ from mp_peers import Alarm, Clock, Peer, reserve, take_raw
 from processes import Line, in_child, wait_until
 from support import DEADLINE
 
-from wdkmutex_shm.core import _watch
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.mp import count_table, process_key
 from wdkmutex_shm.mp.channel import End
 from wdkmutex_shm.mp.count_table import FIRST, SENT, WIDTH
@@ -87,11 +87,11 @@ def test_looking_again_commits_nothing(fork: Any, clock: Clock) -> None:
     assert in_child(_put_and_end, items, "lost") is None
     _take_and_die(fork, items)
     items._counts.mend()
-    commits = _watch.commits(items._counts.cell.mutex)
+    commits = _core.commits(items._counts.cell.mutex)
     for _ in range(3):
         clock.now += 10
         items._counts.mend()
-    assert _watch.commits(items._counts.cell.mutex) == commits
+    assert _core.commits(items._counts.cell.mutex) == commits
 
 
 def test_the_dead_are_struck_off_though_others_commit_all_the_time(fork: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mp_peers import Alarm
 from support import DEADLINE
 
-from wdkmutex_shm.core._exchange import exchange_if
+from wdkmutex_shm.core._core import exchange_if
 from wdkmutex_shm.mp import locks
 from wdkmutex_shm.mp.process_key import me
 

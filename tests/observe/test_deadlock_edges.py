@@ -22,9 +22,7 @@ from wdkmutex_shm import (
     KMutex,
     LockTimeout,
 )
-from wdkmutex_shm.core import (
-    _wait_board,
-)
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import (
     shm,
 )
@@ -95,16 +93,16 @@ def test_the_record_of_a_dead_process_closes_no_circle() -> None:
                 other.hear()
                 other.say("lock the second")
                 wait_for_waiter(theirs)
-                (record,) = _wait_board.records(theirs.nonce, theirs.slot_index, theirs.generation)
+                (record,) = _core.wait_records(theirs.nonce, theirs.slot_index, theirs.generation)
                 raw = bytearray(raw_record(record.number))
                 assert other.hear() == "LockTimeout"
             raw[0:4] = me.to_bytes(4, "little")
             raw[16:24] = (record.start - 1).to_bytes(8, "little")
             raw[24:32] = (1).to_bytes(8, "little")  # it has waited for ever
-            board, at = _wait_board.path()[len(shm.FOLDER) :], HEADER + me % _wait_board.RECORDS * RECORD
+            board, at = _core.wait_board_path()[len(shm.FOLDER) :], HEADER + me % _core.BOARD_RECORDS * RECORD
             write_shm(board, at, bytes(raw))
             try:
-                found = _wait_board.record_by(os.getpid(), me)
+                found = _core.wait_record_by(os.getpid(), me)
                 assert found is not None
                 assert found.slot == theirs.slot_index
                 child.say("lock the second")
@@ -226,7 +224,7 @@ def test_without_a_descriptor_there_is_no_deadlock_and_no_other_error() -> None:
     mine, theirs = KMutex(0), FastMutex(0)
     with theirs.lock(), Child(_circle_without_descriptors, mine, theirs) as other:
         other.hear()
-        ticket = _wait_board.enter(mine, _wait_board.WAIT_LOCK, 1)  # as if this thread had waited for ever
+        ticket = _core.begin_wait(mine, _core.WAIT_LOCK, 1)  # as if this thread had waited for ever
         other.say("lock the second")
         assert other.hear() == ("LockTimeout", True)
-        _wait_board.leave(ticket)
+        _core.end_wait(ticket)

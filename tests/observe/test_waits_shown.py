@@ -15,7 +15,7 @@ from eventloops import BACKENDS, anyio, run
 from processes import Child, Line, held_by_child, wait_until
 
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex, LockTimeout, lock_all, lock_any
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 
 LONG = 30.0
 
@@ -189,7 +189,7 @@ def test_the_board_is_not_for_one_crowd_alone(cls: Any) -> None:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.2)
             assert 1 <= len(mutex.waiters()) <= 64
-            assert len(_wait_board.records()) < 200
+            assert len(_core.wait_records()) < 200
             child.say("go")
             while not other.waiters():
                 await asyncio.sleep(0.005)
@@ -221,7 +221,7 @@ def test_a_section_that_is_one_of_several() -> None:
 
 def test_a_wait_that_is_dropped_or_forked(cls: Any) -> None:
     mutex = cls(0)
-    wait = _wait_board.Wait(_wait_board.WAIT_VALUE)
+    wait = _core.Wait(_core.WAIT_VALUE)
     wait.show((mutex,))
     wait.show((mutex,))
     (found,) = mutex.waiters()
@@ -237,7 +237,7 @@ def test_a_wait_that_is_dropped_or_forked(cls: Any) -> None:
     del wait
     gc.collect()
     assert mutex.waiters() == ()
-    wait = _wait_board.Wait(_wait_board.WAIT_VALUE)
+    wait = _core.Wait(_core.WAIT_VALUE)
     wait.end()
     wait.show((mutex,))
     assert mutex.waiters() == ()
@@ -247,14 +247,14 @@ def test_room_on_the_board_is_looked_for_more_and_more_rarely() -> None:
     """Many who wait for the same commits look at every one of them; what each can show must not depend on that."""
     mutex = KMutex(0)
     tickets = []
-    while ticket := _wait_board.enter(mutex, _wait_board.WAIT_VALUE, 0):
+    while ticket := _core.begin_wait(mutex, _core.WAIT_VALUE, 0):
         tickets.append(ticket)
     try:
-        wait = _wait_board.Wait(_wait_board.WAIT_VALUE)
+        wait = _core.Wait(_core.WAIT_VALUE)
         wait_until(lambda: wait.waited > 0.5, "it waits")
         wait.show((mutex,))
         assert wait.ticket() == 0
-        _wait_board.leave(tickets.pop())
+        _core.end_wait(tickets.pop())
         wait.show((mutex,))
         assert wait.ticket() == 0 or wait.waited >= 1  # unless this was kept from running
         wait_until(lambda: wait.show((mutex,)) or wait.ticket(), "there is room")
@@ -262,5 +262,5 @@ def test_room_on_the_board_is_looked_for_more_and_more_rarely() -> None:
         wait.end()
     finally:
         for ticket in tickets:
-            _wait_board.leave(ticket)
+            _core.end_wait(ticket)
     assert not mutex.waiters()

@@ -14,7 +14,7 @@ from support import Fork
 from wdkmutex_shm import KMutex, MutexDestroyed
 from wdkmutex_shm.base.names import KIND_K, instance_prefix
 from wdkmutex_shm.base.records import SlotRef
-from wdkmutex_shm.core import _attach
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.core.types import ANY, codec_for, codec_of_tag
 from wdkmutex_shm.errors import DowncastError, LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from wdkmutex_shm.memory import data_segments, shm
@@ -190,13 +190,12 @@ def test_a_place_in_a_segment_that_the_pool_does_not_have(prefix: str) -> None:
 
 def test_a_slot_whose_tenancy_ends_while_its_lock_is_held(prefix: str) -> None:
     """Its holder has ended it and has not released yet: the slot waits for that."""
-    from wdkmutex_shm.core import _tenant
 
     pool = Pool.open(prefix)
     ref = _add(pool)
     mutex: Any = handles.attach(ref, KIND_K)
     with mutex.lock():
-        assert _tenant.vacate(pool.segment_of(ref), ref.slot, ref.generation)
+        assert _core.vacate(pool.segment_of(ref), ref.slot, ref.generation)
         pool.note_freed(pool.segment_of(ref), ref.slot)
         assert (pool.stats().used, pool.stats().quarantined) == (0, 1)
     assert pool.look() == 0
@@ -211,7 +210,7 @@ def test_a_large_value_for_which_no_slot_is_had(monkeypatch: pytest.MonkeyPatch)
         raise shm.no_room("p", 1, OSError(errno.ENOSPC, ""))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_attach, "house", full)
+        patch.setattr(_core, "house_handle", full)
         with pytest.raises(PagedPoolAllocFailed):
             KMutex("x" * 10_000)
     assert shm.listing(pool.prefix + ".") == before

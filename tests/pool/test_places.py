@@ -169,7 +169,7 @@ def test_asserts_carry_no_behaviour() -> None:
                     r"^(isinstance\(.*\)|.* is not None)$", ast.unparse(node.test)
                 ):
                     found.append(f"{path}:{node.lineno}")
-        for path in Path(package.__path__[0]).rglob("*.pyx"):
+        for path in Path(package.__path__[0]).rglob("*.p[yx][xi]"):
             found += [
                 f"{path}: {line}" for line in path.read_text().splitlines() if line.lstrip().startswith("assert ")
             ]

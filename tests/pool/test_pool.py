@@ -11,10 +11,10 @@ import pytest
 from processes import Child, Line, read_shm, write_shm
 
 from wdkmutex_shm import MutexDestroyed
+from wdkmutex_shm.base.layout import HEADER_BYTES
 from wdkmutex_shm.base.names import KIND_FAST, KIND_K, KIND_SECTION, NAME_BYTES, instance_prefix
 from wdkmutex_shm.base.records import SlotRef
-from wdkmutex_shm.core import _tenant
-from wdkmutex_shm.core._segment import HEADER_BYTES
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.errors import DowncastError, SegmentRefused
 from wdkmutex_shm.memory import data_segments, shm
@@ -291,7 +291,7 @@ def _destroy_until_killed(line: Line, prefix: str, moment: int) -> None:
         add(pool, f"n{number}")
     add_large(pool, b"x" * 5000)
     calls = 0
-    unlink, empty = shm.unlink, _tenant.empty
+    unlink, empty = shm.unlink, _core.free_data
 
     def count() -> None:
         nonlocal calls
@@ -310,7 +310,7 @@ def _destroy_until_killed(line: Line, prefix: str, moment: int) -> None:
     if moment == 3:
         pool.segments[0].flag_destroyed()
         moment = calls
-    shm.unlink, _tenant.empty = counted, emptied
+    shm.unlink, _core.free_data = counted, emptied
     pool.destroy()
 
 
@@ -388,7 +388,7 @@ def test_a_large_pool_is_not_kept_resident(prefix: str) -> None:
 def pool_mutex(pool: Pool, place: int) -> Any:
     """A handle to what lives at a place that ``allocate_many`` has told."""
     segment, slot = pool.segments[place >> 24], place & 0xFFFFFF
-    ref = SlotRef(segment.name, segment.nonce, slot, _tenant.generation_of(segment, slot))
+    ref = SlotRef(segment.name, segment.nonce, slot, _core.generation_of(segment, slot))
     return handles.attach(ref, KIND_FAST, int)
 
 

@@ -10,7 +10,7 @@ import pytest
 from containers import Container, Raised, needs_namespaces, of_processes, pod
 from support import DEADLINE, remove_instance, segments
 
-from wdkmutex_shm.core._segment import HEADER_BYTES, LAYOUT, SLOT_BYTES
+from wdkmutex_shm.base.layout import HEADER_BYTES, LAYOUT, SLOT_BYTES
 from wdkmutex_shm.memory import shm
 
 __all__ = ["pod"]
@@ -92,10 +92,10 @@ def test_a_lock_whose_holder_the_kernel_did_not_mark(name: str) -> None:
 
 PUBLISH = """
 import struct
-from wdkmutex_shm.core import _journal
+from wdkmutex_shm.base import layout
 from wdkmutex_shm.base import identity
 from wdkmutex_shm.memory import journal_files
-from wdkmutex_shm.core._segment import HEADER_BYTES
+from wdkmutex_shm.base.layout import HEADER_BYTES
 from wdkmutex_shm.base.names import user_prefix
 mutexes = [Grt.register_fast_mutex(f"m{{n}}", 10) or Grt.get_fast_mutex(f"m{{n}}", int) for n in range(3)]
 with lock_all(*mutexes) as guards:
@@ -103,17 +103,17 @@ with lock_all(*mutexes) as guards:
         guard.value = 10
 held = [mutex.lock() for mutex in mutexes]
 pid, start = identity.me()
-note = _journal.NOTE | pid << _journal.NOTE_PID | start
+note = layout.NOTE | pid << layout.NOTE_PID | start
 def at(mutex, offset, data=None):
     with open("/dev/shm" + mutex.segment, "r+b") as file:
-        file.seek(HEADER_BYTES + mutex.slot_index * _journal.SLOT_BYTES + offset)
+        file.seek(HEADER_BYTES + mutex.slot_index * layout.SLOT_BYTES + offset)
         return file.read(8) if data is None else file.write(data)
 for mutex in mutexes:
     (commit,) = struct.unpack("=Q", at(mutex, 72))
     coming = commit + 1 & 1
     at(mutex, 128 + 72 * coming, bytes([20]))
     at(mutex, 88 + 4 * coming, struct.pack("=I", 1))
-    at(mutex, _journal.PENDING_AT, struct.pack("=Q", note | coming << _journal.NOTE_COMMIT))
+    at(mutex, layout.PENDING_AT, struct.pack("=Q", note | coming << layout.NOTE_COMMIT))
     if mutex is mutexes[1] and {decided}:
         at(mutex, 72, struct.pack("=Q", commit + 1))  # this one was published, the others were to come
 name = journal_files.name_of(note, user_prefix(), identity.pid_namespace())

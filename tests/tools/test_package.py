@@ -36,13 +36,13 @@ def test_the_source_package_is_the_tree(tmp_path: Path) -> None:
     with tarfile.open(package) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
         assert {
-            "wdkmutex_shm/core/_lock.pyx",
+            "wdkmutex_shm/core/lock.pxi",
             "CHANGELOG.md",
             "tests/helpers/support.py",
             "tools/test",
             ".ci/run",
         } <= names
-        assert "wdkmutex_shm/core/_lock.c" not in names
+        assert "wdkmutex_shm/core/_core.c" not in names
         if hasattr(tarfile, "data_filter"):
             tar.extraction_filter = tarfile.data_filter
         tar.extractall(tmp_path)
@@ -52,8 +52,8 @@ def test_the_source_package_is_the_tree(tmp_path: Path) -> None:
 
     # Whoever unpacks it, works there and packs it again gets the same.
     made = [
-        "wdkmutex_shm/core/_lock.c",
-        "wdkmutex_shm/core/_lock.so",
+        "wdkmutex_shm/core/_core.c",
+        "wdkmutex_shm/core/_core.so",
         "build/x",
         "docs/_build/index.html",
         "docs/_build/y.js",

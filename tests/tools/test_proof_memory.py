@@ -15,7 +15,7 @@ PLANTED = os.environ.get("WDKM_PLANTED")
 
 pytestmark = pytest.mark.skipif(not (TOOLS / "proof").exists(), reason="not run from the source tree")
 
-OURS = "(in /x/site-packages/wdkmutex_shm/core/_segment.cpython-311-x86_64-linux-gnu.so)"
+OURS = "(in /x/site-packages/wdkmutex_shm/core/_core.cpython-311-x86_64-linux-gnu.so)"
 READ = f"""\
 ==7== Invalid read of size 8
 ==7==    at 0x4F6F97D: memcpy (memmove.S:415)
@@ -31,7 +31,7 @@ FREED = f"""\
 ==7==    by 0x4A25094: __pyx_f_some {OURS}
 """
 LOST = READ.replace("Invalid read of size 8", "40 bytes in 1 blocks are definitely lost in loss record 1 of 2")
-ELSEWHERE = READ.replace(OURS, "(in /x/site-packages/other/_segment.so)")
+ELSEWHERE = READ.replace(OURS, "(in /x/site-packages/other/_core.so)")
 DIGIT = f"""\
 ==7== Conditional jump or move depends on uninitialised value(s)
 ==7==    at 0x4F6F97D: maybe_small_long (longobject.c:71)
@@ -75,7 +75,7 @@ MAKE_AND_DROP = (
     "-c",
     """
 from wdkmutex_shm.memory import shm
-from wdkmutex_shm.core._segment import Segment
+from wdkmutex_shm.core._core import Segment
 from wdkmutex_shm.base.names import user_prefix
 name = user_prefix() + "memcheck.p0"
 segment = Segment.create(name, user_prefix() + "memcheck", 4)

@@ -16,7 +16,7 @@ from processes import state_of, wait_for_waiter
 from support import Fork, wait_until
 
 from wdkmutex_shm import FastMutex, KMutex, LockTimeout, lock_any
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 
 SETTLED = 0.35
 """Seconds of waiting after which a waiter looks once a second at most, unless it is woken."""
@@ -274,7 +274,7 @@ def test_waits_for_many_are_spread_over_the_board(gate: Gate) -> None:
 
     def show() -> None:
         gate.enter()
-        wait = _wait_board.Wait(_wait_board.WAIT_ANY)
+        wait = _core.Wait(_core.WAIT_ANY)
         wait.show(mutexes)
         gate.pass_through(0)
         wait.end()
@@ -283,7 +283,7 @@ def test_waits_for_many_are_spread_over_the_board(gate: Gate) -> None:
         children = [stack.enter_context(Fork(show)) for _ in range(24)]
         for _ in children:
             gate.told()
-        noted = len(_wait_board.records())
+        noted = len(_core.wait_records())
         gate.open()
         for child in children:
             child.result()

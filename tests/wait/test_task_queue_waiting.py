@@ -269,7 +269,7 @@ def test_nobody_polls_faster_than_50_times_a_second(monkeypatch: pytest.MonkeyPa
         return call
 
     monkeypatch.setattr(task_queue, "is_free", counted("helper", task_queue.is_free))
-    monkeypatch.setattr(task_queue, "attempt", counted("tasks", task_queue.attempt))
+    monkeypatch.setattr(task_queue, "attempt_for_task", counted("tasks", task_queue.attempt_for_task))
 
     async def main() -> float:
         tasks = [asyncio.create_task(_once(mutex)) for _ in range(100)]

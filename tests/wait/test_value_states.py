@@ -24,7 +24,7 @@ from wdkmutex_shm import (
     NotOwned,
     raise_irql,
 )
-from wdkmutex_shm.core._watch import ON_COMMIT
+from wdkmutex_shm.core._core import ON_COMMIT
 from wdkmutex_shm.wait import (
     deadline,
 )

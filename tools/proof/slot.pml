@@ -1,5 +1,5 @@
 /* A slot's life, for Spin: every interleaving of clients that lock, commit, peek and die with an allocator that frees the slot
- * and lets the next tenant in. The steps and their order are those of _lock.pyx, _payload.pyx, _tenant.pyx; a process may
+ * and lets the next tenant in. The steps and their order are those of lock.pxi, payload.pxi, tenant.pxi; a process may
  * die between any two of them. What is not modelled: weak memory (the fences are argued for in docs/explanation/architecture.md), time.
  *
  * T is a number, written in two halves so that a torn T shows; its tens tell the tenant. `published` is what the last

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from ..core._thread import times_forked
+from ..base._os import times_forked
 
 TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import os
 from collections import namedtuple
 
 from ..errors import KernelUnsupported
-from . import _alive
+from . import _os
 from .forks import in_child, settle
 
 TYPE_CHECKING = False  # typing itself takes as long to import as all of this package
@@ -105,7 +105,7 @@ def start_time(pid: int) -> int | None:
 
     It is the same number in all time namespaces.
     """
-    return _alive.start_of(pid) or None
+    return _os.start_of(pid) or None
 
 
 _images: dict[int, int] = {}
@@ -177,10 +177,10 @@ def has_ended(pid: int, tid: int | None = None) -> bool:
 
     For what was noted without a start time. Only for processes of this pid namespace; the caller checks that first.
     """
-    state = _alive.process_state(pid)
-    if state == _alive.CANNOT_ASK:
+    state = _os.process_state(pid)
+    if state == _os.CANNOT_ASK:
         return _is_zombie(pid)
-    return state == _alive.GONE or (tid not in (None, pid) and _alive.thread_gone(pid, tid))
+    return state == _os.GONE or (tid not in (None, pid) and _os.thread_gone(pid, tid))
 
 
 def is_dead(pid: int, start: int | None) -> bool:
@@ -197,7 +197,7 @@ def is_dead(pid: int, start: int | None) -> bool:
         return True
     try:
         now = start_time(pid)
-        if now is None or start is None or now == start or (now | start) & _alive.START_OF_ITS_OWN:
+        if now is None or start is None or now == start or (now | start) & _os.START_OF_ITS_OWN:
             return False
         return _is_conclusive()
     except OSError:

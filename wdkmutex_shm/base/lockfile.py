@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from ._descriptors import File, above
+from ._os import File, above
 
 __all__ = ["LockFile"]
 

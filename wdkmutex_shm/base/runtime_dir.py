@@ -11,7 +11,7 @@ import os
 import stat
 
 from ..errors import RuntimeFolderRefused
-from ._faults import planted
+from ._os import planted
 from .names import check_instance
 
 __all__ = ["SOCKET_PATH_MAX", "lock_path", "log_path", "runtime_folder", "socket_path", "start_lock_path"]

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import Any
 
-from ._descriptors import File, above
+from ._os import File, above
 
 __all__ = ["Socket"]
 

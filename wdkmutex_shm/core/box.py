@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import MutexDestroyed
-from ._box_buffer import BoxedBytes
+from ._core import BoxedBytes
 
 if TYPE_CHECKING:
     from ..pool.private import PrivatePool
-    from ._handle import Handle
+    from ._core import Handle
     from .types import Codec
 
 __all__ = ["Box"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import MutexDamaged
-from ._codec import pack
+from ._core import pack
 
 __all__ = ["Conversion", "conversion_named", "conversion_of", "plain_scalar", "register_type"]
 

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from ..errors import IrqlTooHigh, NotOwned
-from ._thread import current_level, raised_level, set_raised_level
+from ._core import current_level, raised_level, set_raised_level
 
 __all__ = ["Irql", "current_irql", "raise_irql", "signal_handler"]
 

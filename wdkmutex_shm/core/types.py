@@ -23,7 +23,7 @@ from typing import Any
 
 from ..base.unset import UNSET, Unset
 from ..errors import DowncastError
-from ._codec import HOLDS, Codec, pack, set_helpers, unpack, unpack_frozen
+from ._core import HOLDS, SECTION, Codec, pack, set_helpers, unpack, unpack_frozen
 from .conversions import Conversion, conversion_named, conversion_of, plain_scalar
 from .refusal import explain
 
@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
 __all__ = ["ANY", "KNOWN", "SECTION", "UNSET", "Codec", "Unset", "codec_for", "codec_of_tag"]
 
 
-_T_ANY, _T_LIST, _T_DICT, _T_TYPED, _T_SECTION = 0, 7, 8, 9, 10
+_T_ANY, _T_LIST, _T_DICT, _T_TYPED = 0, 7, 8, 9
 _SCALARS: dict[type, int] = {type(None): 1, bool: 2, int: 3, float: 4, str: 5, bytes: 6}
 _NEVER = (memoryview, complex, object, type)
 _UNIONS = (typing.Union, types.UnionType)
@@ -47,8 +47,6 @@ def _plain(code: int, label: str, kind: Any, *, mutable: bool) -> Codec:
 
 #: T is whatever msgpack holds.
 ANY = _plain(_T_ANY, "any", None, mutable=True)
-#: There is no T.
-SECTION = Codec(_T_SECTION, _T_SECTION, b"-", None)
 
 _PLAIN: dict[Any, Codec] = {
     kind: _plain(code, "None" if kind is type(None) else kind.__name__, kind, mutable=False)

@@ -11,8 +11,7 @@ from ..base.unset import UNSET
 from . import session
 
 if TYPE_CHECKING:
-    from ..core._mutex import FastMutex, KMutex
-    from ..core._section import CriticalSection
+    from ..core._core import CriticalSection, FastMutex, KMutex
     from ..objects.kinds import MutexType
 
 __all__ = ["GrtMany", "Mode"]

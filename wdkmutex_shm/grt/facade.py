@@ -18,8 +18,7 @@ from .bulk import GrtMany
 
 if TYPE_CHECKING:
     from ..base.records import MutexInfo
-    from ..core._mutex import FastMutex, KMutex
-    from ..core._section import CriticalSection
+    from ..core._core import CriticalSection, FastMutex, KMutex
 
 __all__ = ["Grt", "Registration", "unregister_slot"]
 

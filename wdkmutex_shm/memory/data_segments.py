@@ -12,7 +12,7 @@ import sys
 from collections import namedtuple
 
 from ..base import identity
-from ..base._descriptors import Descriptor, discard_shared
+from ..base._os import Descriptor, discard_shared
 from ..base.layout import DATA_HEADER_BYTES, LAYOUT
 from ..base.names import data_segment
 from ..errors import (

@@ -16,7 +16,7 @@ import sys
 import time
 
 from ..base import identity
-from ..base._descriptors import Descriptor
+from ..base._os import Descriptor
 from ..base.forks import in_child, settle
 from ..base.layout import HEADER_BYTES, JOURNAL_MAGIC, LAYOUT, NOTE, NOTE_COMMIT, NOTE_PID, PENDING_AT, SLOT_BYTES
 from ..base.names import process_prefix, user_prefix

@@ -10,8 +10,7 @@ import os
 
 import posix_ipc
 
-from ..base._descriptors import Descriptor, open_shared
-from ..base._faults import planted
+from ..base._os import Descriptor, open_shared, planted
 from ..base.names import user_prefix
 from ..errors import KernelUnsupported, PagedPoolAllocFailed, SegmentRefused
 

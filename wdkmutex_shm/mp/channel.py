@@ -27,7 +27,7 @@ from collections.abc import Callable
 from multiprocessing import connection, reduction
 from typing import Any
 
-from ..base._descriptors import File, above
+from ..base._os import File, above
 from ..memory import shm
 from . import _descriptor_passing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import KMutex
-from ..core._exchange import exchange_if
+from ..core._core import exchange_if
 
 __all__ = ["Counter"]
 

@@ -6,7 +6,7 @@ from multiprocessing import synchronize
 from typing import Any
 
 from .. import KMutex
-from ..core._exchange import exchange_if
+from ..core._core import exchange_if
 from .shared_state import Shared, deadline_of, left, must_not_block, wait_for_change, waits
 
 __all__ = ["Event"]

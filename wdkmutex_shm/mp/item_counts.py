@@ -22,7 +22,7 @@ from multiprocessing import util
 from typing import Any
 
 from .. import KMutex
-from ..core._section import CriticalSection
+from ..core._core import CriticalSection
 from ..errors import DriverMutexError
 from .channel import End
 from .count_table import (

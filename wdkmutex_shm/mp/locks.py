@@ -34,9 +34,8 @@ from threading import get_ident
 from typing import Any
 
 from .. import KMutex
-from ..core import _wait_board
-from ..core._exchange import exchange_if
-from ..core._section import CriticalSection, as_blocking
+from ..core import _core
+from ..core._core import CriticalSection, as_blocking, exchange_if
 from ..errors import DeadlockError, DriverMutexError
 from .process_key import is_dead, lost, me, my_name
 from .shared_state import Attempt, Shared, WaitLine, waits
@@ -293,7 +292,7 @@ class Lock(Shared, synchronize.Lock):
         attempt = _Restore(self._word, me())
         while not attempt.had:
             try:
-                _wait_board.taking_back(True)
+                _core.taking_back(True)
                 if not attempt.take(False):
                     self._line.wait(self._word, attempt, None)
             except DeadlockError:
@@ -303,7 +302,7 @@ class Lock(Shared, synchronize.Lock):
             except BaseException as error:
                 late = late or error
             finally:
-                _wait_board.taking_back(False)
+                _core.taking_back(False)
         self.abandoned = attempt.dead
         self._thread, self._party = get_ident(), me()
         if late is not None:

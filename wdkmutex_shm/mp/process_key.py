@@ -6,7 +6,7 @@ import threading
 from multiprocessing import process
 
 from ..base import identity
-from ..core._thread import times_forked
+from ..base._os import times_forked
 from ..errors import NotOwned
 
 __all__ = ["is_dead", "lost", "me", "my_name", "pid_of"]

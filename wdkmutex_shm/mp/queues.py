@@ -18,7 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 from queue import Empty, Full
 from typing import Any
 
-from ..core._thread import times_forked
+from ..base._os import times_forked
 from .channel import Channel, End, NotTaken
 from .counter import Counter
 from .item_counts import ItemCounts, open_books

@@ -6,7 +6,7 @@ from multiprocessing import process, synchronize
 from threading import TIMEOUT_MAX
 from typing import Any
 
-from ..core._section import CriticalSection, as_blocking
+from ..core._core import CriticalSection, as_blocking
 from ..errors import IrqlTooHigh, NotOwned
 from .process_key import my_name
 from .shared_state import Shared, must_not_block, waits

@@ -17,7 +17,7 @@ from operator import index
 from typing import Any
 
 from .. import KMutex
-from ..core._section import CriticalSection, as_blocking
+from ..core._core import CriticalSection, as_blocking
 from .process_key import is_dead, me
 from .shared_state import Attempt, PackedState, Shared, State, WaitLine, must_not_block, waits
 

@@ -15,9 +15,8 @@ from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
 
 from .. import KMutex
-from ..core import _exchange, _watch, irql_advice
-from ..core._section import CriticalSection
-from ..core._thread import current_level, raised_level
+from ..core import _core, irql_advice
+from ..core._core import CriticalSection, current_level, raised_level
 from ..core.irql import Irql
 from ..errors import IrqlTooHigh
 
@@ -87,10 +86,10 @@ def changed(cell: KMutex[State], change: Callable[[State], R | None]) -> R | Non
         What ``change`` returned. If that is None, nothing was committed.
     """
     while True:
-        commit = _watch.commits(cell)
+        commit = _core.commits(cell)
         state = cell.peek()
         result = change(state)
-        if result is None or _exchange.commit_if(cell, commit, state):
+        if result is None or _core.commit_if(cell, commit, state):
             return result
 
 
@@ -102,14 +101,14 @@ def wait_for_change(cell: KMutex[Any], look: Callable[[], R | None], deadline: f
     """
     until = time.monotonic() + left(deadline, most)
     while True:
-        ticket = _watch.watch(cell, _watch.ON_COMMIT, _watch.commits(cell))
+        ticket = _core.watch(cell, _core.ON_COMMIT, _core.commits(cell))
         result = look()
         if result is not None:
             return result
         seconds = until - time.monotonic()
         if seconds <= 0:
             return None
-        _watch.sleep(cell, ticket, seconds)
+        _core.sleep_until_told(cell, ticket, seconds)
 
 
 class PackedState:
@@ -148,7 +147,7 @@ class PackedState:
     def change(self, change: Callable[[State], R | None], done: list[bool] | None = None) -> R | None:
         """As :func:`changed`. ``done`` is not empty once it is committed, whatever a signal handler raises here."""
         while True:
-            commit = _watch.commits(self.mutex)
+            commit = _core.commits(self.mutex)
             state = self.peek()
             result = change(state)
             if result is None or self.commit_if(commit, state, done):
@@ -156,7 +155,7 @@ class PackedState:
 
     def commit_if(self, commit: int, state: State, done: list[bool] | None = None) -> bool:
         """Commit a state, unless somebody did since the commit word was ``commit``. Returns whether it was done."""
-        return _exchange.commit_if(self.mutex, commit, self._pack(state), done)
+        return _core.commit_if(self.mutex, commit, self._pack(state), done)
 
 
 class Attempt:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.names import KIND_BOX, KIND_SECTION, KIND_WORDS
 from ..base.unset import UNSET
-from ..core import _attach, _tenant
-from ..core._segment import Segment
+from ..core import _core
+from ..core._core import Segment
 from ..core.types import KNOWN, SECTION, Codec, codec_for, codec_of_tag
-from ..errors import AlreadyOwned, DowncastError, MutexBusy, MutexDamaged, MutexDestroyed
+from ..errors import AlreadyOwned, DowncastError, MutexBusy, MutexDestroyed
 from . import homes
 from .kinds import class_of
 
 if TYPE_CHECKING:
     from ..base.records import SlotRef, Statistics
-    from ..core._mutex import FastMutex, KMutex
-    from ..core._section import CriticalSection
-    from ..core._tenant import Snapshot
+    from ..core._core import CriticalSection, FastMutex, KMutex, Snapshot
     from ..core.box import Box
     from ..protocol.bulk import Places
 
@@ -121,10 +119,10 @@ def attach_at(
         raise _destroyed(name)
     wanted = None if type is UNSET else codec_for(type=type)
     cls = class_of(kind)
-    handle = _attach.attach(cls, kind, wanted, KNOWN, mapped, slot, generation)
+    handle = _core.attach_one(cls, kind, wanted, KNOWN, mapped, slot, generation)
     if handle is not None:
         return handle  # type: ignore[no-any-return]
-    facts = _tenant.snapshot(mapped, slot, generation)
+    facts = _core.snapshot(mapped, slot, generation)
     if facts is None:
         raise _destroyed(name)
     if facts.kind != kind:
@@ -149,7 +147,7 @@ def attach_many(places: Places, kind: int, codecs: list[Codec] | None) -> tuple[
     """
     mapped = {number: _segment(*segment) for number, segment in places.segments.items()}
     segments = {number: segment for number, segment in mapped.items() if segment is not None}
-    return _attach.attach_many(class_of(kind), kind, codecs, KNOWN, segments, places.words)
+    return _core.attach_many(class_of(kind), kind, codecs, KNOWN, segments, places.words)
 
 
 def rebuild(
@@ -161,14 +159,6 @@ def rebuild(
 
 # Pickles name it by this, in whichever file it is.
 rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "wdkmutex_shm", "_rebuild", "_rebuild"
-
-
-def read_or_none(mutex: Any) -> Any:
-    """Return T as committed, None where it cannot be read; for the holder of the lock."""
-    try:
-        return mutex._committed()
-    except MutexDamaged:
-        return None
 
 
 def consume(mutex: Any, box_codec: Codec | None) -> Any:
@@ -218,7 +208,7 @@ def _end_tenancy(mutex: Any, name: str) -> None:
 
 def box_of(payload: Sequence[int] | bytes, codec: Codec) -> Box[Any]:
     """Put the msgpack bytes of a T into a box in this process's private pool."""
-    from ..core._handle import Handle
+    from ..core._core import Handle
     from ..core.box import Box
     from ..pool import private
 

@@ -34,8 +34,7 @@ _classes: dict[int, Any] = {}
 def class_of(kind: int) -> Any:
     """The class of handles to mutexes of a kind."""
     if not _classes:
-        from ..core._mutex import FastMutex, KMutex
-        from ..core._section import CriticalSection
+        from ..core._core import CriticalSection, FastMutex, KMutex
 
         _classes.update({KIND_FAST: FastMutex, KIND_K: KMutex, KIND_SECTION: CriticalSection})
     return _classes[kind]

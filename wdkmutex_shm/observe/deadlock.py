@@ -19,8 +19,8 @@ from __future__ import annotations
 import os
 import struct
 
-from ..core import _wait_board
-from ..core._wait_board import Hold, Record
+from ..core import _core
+from ..core._core import Hold, WaitRecord
 from ..errors import DeadlockError, DeadlockLink
 from . import waiters
 
@@ -31,7 +31,7 @@ LONGEST = 1024
 
 
 #: Of each thread, all that it waits for and would take any of, with who holds it.
-_Waits = dict[tuple[int, int], list[tuple[Record, Hold]]]
+_Waits = dict[tuple[int, int], list[tuple[WaitRecord, Hold]]]
 
 
 def _all_from(start: tuple[int, int]) -> _Waits | None:
@@ -42,12 +42,12 @@ def _all_from(start: tuple[int, int]) -> _Waits | None:
         thread = ahead.pop()
         if thread in found:
             continue
-        records = _wait_board.waits_of(*thread)
+        records = _core.waits_of(*thread)
         if records is None or len(found) == LONGEST:
             return None  # it is at work
         found[thread] = []
         for record in records:
-            hold = _wait_board.hold_of(record.segment, record.nonce, record.slot, record.generation)
+            hold = _core.hold_of(record.segment, record.nonce, record.slot, record.generation)
             if hold is None or hold.state != "held" or (hold.pid, hold.tid) == thread:
                 return None
             found[thread].append((record, hold))
@@ -55,9 +55,9 @@ def _all_from(start: tuple[int, int]) -> _Waits | None:
     return found
 
 
-def _circle(found: _Waits, start: tuple[int, int]) -> list[tuple[Record, Hold]] | None:
+def _circle(found: _Waits, start: tuple[int, int]) -> list[tuple[WaitRecord, Hold]] | None:
     """A circle of waits that begins with the start's; None if the start only waits for others that are in one."""
-    before: dict[tuple[int, int], tuple[Record, Hold]] = {}  # by which wait a thread is reached
+    before: dict[tuple[int, int], tuple[WaitRecord, Hold]] = {}  # by which wait a thread is reached
     ahead = [start]
     for thread in ahead:
         for record, hold in found[thread]:
@@ -91,7 +91,7 @@ def _all_lead_to(found: _Waits, start: tuple[int, int]) -> bool:
 
 def _to_be_told(found: _Waits) -> tuple[int, int] | None:
     """Whose wait began last, but for those who take back what they had: nothing may come out of their waits."""
-    records = [links[0][0] for links in found.values() if links[0][0].kind != _wait_board.WAIT_BACK]
+    records = [links[0][0] for links in found.values() if links[0][0].kind != _core.WAIT_BACK]
     last = max(records, key=lambda record: (record.since, record.pid, record.tid), default=None)
     return None if last is None else (last.pid, last.tid)
 
@@ -109,7 +109,7 @@ def refuse(ticket: int) -> None:
     Raises:
         DeadlockError, or what a signal handler raises.
     """
-    mine = _wait_board.record_of(ticket)
+    mine = _core.wait_record(ticket)
     if mine is None:
         return
     start = mine.pid, mine.tid
@@ -119,7 +119,7 @@ def refuse(ticket: int) -> None:
     way = _circle(found, start)
     if way is None or not _all_lead_to(found, start) or _to_be_told(found) != start:
         return
-    if any(_wait_board.started(links[0][0].pid) != links[0][0].start for links in found.values()):
+    if any(_core.process_start(links[0][0].pid) != links[0][0].start for links in found.values()):
         return  # what a dead process wrote, whose pid and thread another has by now
     again = _all_from(start)
     if again is None or _facts(again) != _facts(found):
@@ -145,17 +145,19 @@ def refuse(ticket: int) -> None:
 
 
 _HEAD = struct.Struct("=QIIII")
-_TALE = struct.Struct(f"=I{_wait_board.TALE}s")
+_TALE = struct.Struct(f"=I{_core.BOARD_TALE}s")
 
 
-def _leave_word(way: list[tuple[Record, Hold]], chain: tuple[DeadlockLink, ...]) -> None:
+def _leave_word(way: list[tuple[WaitRecord, Hold]], chain: tuple[DeadlockLink, ...]) -> None:
     """Write the circle down on the board, with the instances that its mutexes are of: the daemons' logs tell of it."""
     prefixes = {record.segment.rpartition(".p")[0] for record, _ in way}
     instances = sorted({prefix.rpartition(".")[2] for prefix in prefixes if ".@" not in prefix})
     links = "; ".join(
         f"process {link.pid}, thread {link.tid} holds {link.holds!r} and waits for {link.waits_for!r}" for link in chain
     )
-    _wait_board.tell(f"{','.join(instances)}|{len(chain)} threads, of which the first got the error: {links}".encode())
+    _core.tell_deadlock(
+        f"{','.join(instances)}|{len(chain)} threads, of which the first got the error: {links}".encode()
+    )
 
 
 def told(seen: int) -> tuple[int, list[tuple[list[str], str]]]:
@@ -168,19 +170,19 @@ def told(seen: int) -> tuple[int, list[tuple[list[str], str]]]:
         A number, and of each deadlock since: the instances whose mutexes it was about, and the circle in words.
     """
     try:
-        fd = os.open(_wait_board.path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(_core.wait_board_path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:  # there is none: it goes with the last process that uses it
         return 0, []
     try:
-        raw = os.pread(fd, _wait_board.HEADER, 0)
+        raw = os.pread(fd, _core.BOARD_HEADER, 0)
     finally:
         os.close(fd)
-    if len(raw) < _wait_board.HEADER:
+    if len(raw) < _core.BOARD_HEADER:
         return 0, []
     magic, layout, _, count, _ = _HEAD.unpack_from(raw)
-    if (magic, layout) != _wait_board.START:
+    if (magic, layout) != _core.BOARD_START:
         return 0, []
-    tales = sorted(_TALE.unpack_from(raw, _HEAD.size + at * _TALE.size) for at in range(_wait_board.TALES))
+    tales = sorted(_TALE.unpack_from(raw, _HEAD.size + at * _TALE.size) for at in range(_core.BOARD_TALES))
     found = []
     for number, words in tales:
         if number > seen if seen <= count else number:  # a number that went back is that of another board

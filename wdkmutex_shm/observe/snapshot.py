@@ -16,7 +16,7 @@ from ..base import identity
 from ..base.layout import HEADER_BYTES, LAYOUT, SLOT_BYTES
 from ..base.names import KIND_WORDS, instance_prefix, pool_segment
 from ..base.records import Holder, MutexInfo, Statistics
-from ..core._segment import Segment
+from ..core._core import Segment
 from ..errors import GrtIsNull, MutexDestroyed, SegmentRefused
 from ..memory import shm
 from ..pool import private

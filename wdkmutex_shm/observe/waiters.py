@@ -1,4 +1,4 @@
-"""Who waits for what, as the wait board tells it (:mod:`wdkmutex_shm.core._wait_board`), without any lock being taken.
+"""Who waits for what, as the wait board tells it (:mod:`wdkmutex_shm.core._core`), without any lock being taken.
 
 A record says what its writer did last. Of a process that was killed while it waited it stays, and is told apart here by
 the process's start time: the dead never count.
@@ -14,8 +14,8 @@ from typing import NoReturn
 from ..base import identity
 from ..base.names import KIND_WORDS
 from ..base.records import Waiter
-from ..core import _wait_board
-from ..core._wait_board import Hold, Record
+from ..core import _core
+from ..core._core import Hold, WaitRecord
 from ..errors import DeadlockLink, LockTimeout
 from . import holder
 
@@ -31,15 +31,15 @@ def _at_end() -> None:
 
 
 _HOW = {
-    _wait_board.WAIT_LOCK: "lock",
-    _wait_board.WAIT_ANY: "any",
-    _wait_board.WAIT_VALUE: "value",
-    _wait_board.WAIT_TASK: "task",
-    _wait_board.WAIT_BACK: "lock",
+    _core.WAIT_LOCK: "lock",
+    _core.WAIT_ANY: "any",
+    _core.WAIT_VALUE: "value",
+    _core.WAIT_TASK: "task",
+    _core.WAIT_BACK: "lock",
 }
 
 
-def _living(records: list[Record]) -> list[Record]:
+def _living(records: list[WaitRecord]) -> list[WaitRecord]:
     dead: dict[tuple[int, int], bool] = {}
     for record in records:
         process = record.pid, record.start
@@ -48,32 +48,32 @@ def _living(records: list[Record]) -> list[Record]:
     return [record for record in records if not dead[record.pid, record.start]]
 
 
-def _waited(record: Record) -> float:
+def _waited(record: WaitRecord) -> float:
     return max(0, time.monotonic_ns() - record.since) / 1e9
 
 
-def _waiter(record: Record, texts: holder.Texts | None = None) -> Waiter:
+def _waiter(record: WaitRecord, texts: holder.Texts | None = None) -> Waiter:
     thread, command = (texts or holder.Texts()).of(record.pid, record.tid)
     return Waiter(record.pid, record.tid, thread, command, _waited(record), _HOW.get(record.kind, "?"))
 
 
 def waiters_of(nonce: int, slot: int, generation: int) -> tuple[Waiter, ...]:
     """Return who waits for the tenant of a slot (of the segment with that nonce), the longest waiting first."""
-    records = _living(_wait_board.records(nonce, slot, generation))
+    records = _living(_core.wait_records(nonce, slot, generation))
     return tuple(_waiter(record) for record in sorted(records, key=lambda record: record.since))
 
 
 def count(nonce: int, slot: int, generation: int) -> int:
     """Return how many :func:`waiters_of` there are."""
-    found = _wait_board.processes(nonce, slot, generation)
+    found = _core.waiting_processes(nonce, slot, generation)
     return sum(waits for process, waits in found.items() if not identity.is_dead(*process))
 
 
-def all_waits() -> list[tuple[Record, Waiter, Hold | None]]:
+def all_waits() -> list[tuple[WaitRecord, Waiter, Hold | None]]:
     """Return every wait of this user's processes: its record, who waits, and what it waits for (None: it is gone)."""
     return [
-        (record, _waiter(record), _wait_board.hold_of(record.segment, record.nonce, record.slot, record.generation))
-        for record in sorted(_living(_wait_board.records()), key=lambda record: record.since)
+        (record, _waiter(record), _core.hold_of(record.segment, record.nonce, record.slot, record.generation))
+        for record in sorted(_living(_core.wait_records()), key=lambda record: record.since)
     ]
 
 
@@ -81,14 +81,14 @@ def by_tenant(texts: holder.Texts) -> dict[int, dict[tuple[int, int], tuple[Wait
     """Return every wait of this user's processes: nonce of a segment -> (slot, generation) -> who waits, the longest
     waiting first."""
     found: dict[int, dict[tuple[int, int], tuple[Waiter, ...]]] = {}
-    for record in sorted(_living(_wait_board.records()), key=lambda record: record.since):
+    for record in sorted(_living(_core.wait_records()), key=lambda record: record.since):
         tenants = found.setdefault(record.nonce, {})
         place = record.slot, record.generation
         tenants[place] = (*tenants.get(place, ()), _waiter(record, texts))
     return found
 
 
-def label_of(record: Record, hold: Hold) -> str:
+def label_of(record: WaitRecord, hold: Hold) -> str:
     """Return what to call the mutex that a record is about: its name, else its kind, place and maker."""
     if hold.name:
         return hold.name
@@ -97,7 +97,7 @@ def label_of(record: Record, hold: Hold) -> str:
     return f"anonymous {KIND_WORDS.get(hold.kind, '?')} mutex {number}.{record.slot} of process {maker}"
 
 
-def link_of(record: Record, holds: str, waits_for: str) -> DeadlockLink:
+def link_of(record: WaitRecord, holds: str, waits_for: str) -> DeadlockLink:
     """Return the link of a circle that a record is about."""
     waiter = _waiter(record)
     return DeadlockLink(waiter.pid, waiter.tid, waiter.thread, waiter.command, holds, waits_for, waiter.waited)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from ..base.layout import HEADER_BYTES, SLOT_BYTES
 from ..base.names import data_ident, pool_segment
 from ..base.records import PoolStats, SlotRef
-from ..core import _tenant
-from ..core._segment import Segment
+from ..core import _core
+from ..core._core import Segment
 from ..errors import LayoutMismatch, MutexDestroyed, PagedPoolAllocFailed, SegmentRefused
 from ..memory import in_use, shm
 
@@ -92,8 +92,8 @@ class Pool:
             self._remove_stray(name)
         top = 0
         for segment in self.segments:
-            fresh, used = _tenant.vacant(segment)
-            top = max(top, _tenant.top_serial(segment))
+            fresh, used = _core.vacant(segment)
+            top = max(top, _core.top_serial(segment))
             self._free.extend((segment, index) for index in fresh)
             self._quarantine.extend((segment, index) for index in used)
             self._used += segment.count - len(fresh) - len(used)
@@ -109,8 +109,8 @@ class Pool:
         """
         try:
             segment = Segment.attach(name, self.prefix)
-            for index, generation, _, _ in _tenant.tenants(segment):
-                _tenant.vacate(segment, index, generation)
+            for index, generation, _, _ in _core.tenants(segment):
+                _core.vacate(segment, index, generation)
         except SegmentRefused:
             return
         except (LayoutMismatch, FileNotFoundError):
@@ -160,7 +160,7 @@ class Pool:
         held: list[tuple[Segment, int]] = []
         for _ in range(len(self._quarantine)):
             segment, index = self._quarantine.pop()
-            if _tenant.reclaim(segment, index):
+            if _core.reclaim(segment, index):
                 self._free.append((segment, index))
             else:
                 held.append((segment, index))
@@ -190,7 +190,7 @@ class Pool:
             self.reclaim()
         while True:
             serial = self.next_serial()
-            place = _tenant.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
+            place = _core.occupy_from(self._free, name, kind, code, hashed, label, payload, ident, length, serial)
             if place is not None:
                 break
             self._grow()
@@ -224,7 +224,7 @@ class Pool:
         while len(self._free) < len(names):
             self._grow()
         serial = self.segments[0].take_serials(len(names))
-        places = _tenant.occupy_many(self._free, names, kind, tags, which, payloads, serial)
+        places = _core.occupy_many(self._free, names, kind, tags, which, payloads, serial)
         self._used += len(names)
         return places
 
@@ -256,10 +256,10 @@ class Pool:
 
     def free_slot(self, segment: Segment, index: int, generation: int) -> bool:
         """As :meth:`free`."""
-        if not _tenant.vacate(segment, index, generation):
+        if not _core.vacate(segment, index, generation):
             return False
         self._used -= 1
-        if _tenant.reclaim(segment, index):
+        if _core.reclaim(segment, index):
             self._free.append((segment, index))
         else:
             self._quarantine.append((segment, index))
@@ -268,7 +268,7 @@ class Pool:
     def note_freed(self, segment: Segment, index: int) -> None:
         """Take back a slot whose tenancy its own holder ended."""
         self._used -= 1
-        if _tenant.reclaim(segment, index):
+        if _core.reclaim(segment, index):
             self._free.append((segment, index))
         else:
             self._quarantine.append((segment, index))
@@ -276,7 +276,7 @@ class Pool:
     def tenants(self) -> Iterator[tuple[bytes, SlotRef, int]]:
         """Yield (name, where, serial) of every mutex in the pool."""
         for segment in self.segments:
-            for index, generation, serial, name in _tenant.tenants(segment):
+            for index, generation, serial, name in _core.tenants(segment):
                 yield name, SlotRef(segment.name, segment.nonce, index, generation), serial
 
     def info(self, ref: SlotRef) -> SlotInfo | None:
@@ -296,8 +296,8 @@ class Pool:
 
     def look_at(self, segment: Segment) -> set[int]:
         """Stamp the locks of a segment that are held. Returns the ids of the data segments of its mutexes."""
-        _tenant.stamp(segment)
-        found = _tenant.references(segment)
+        _core.stamp_holds(segment)
+        found = _core.references(segment)
         self.trim(segment)
         return found
 
@@ -318,7 +318,7 @@ class Pool:
         """Return the ids of the data segments that belong to mutexes of the pool."""
         found: set[int] = set()
         for segment in self.segments:
-            found |= _tenant.references(segment)
+            found |= _core.references(segment)
         return found
 
     def stats(self) -> PoolStats:
@@ -347,10 +347,10 @@ class Pool:
         self.segments[0].flag_destroyed()
         destroyed = 0
         for segment in self.segments:
-            ended, with_data = _tenant.vacate_all(segment)
+            ended, with_data = _core.vacate_all(segment)
             destroyed += ended
             for index in with_data:
-                _tenant.reclaim(segment, index)
+                _core.reclaim(segment, index)
             self.trim(segment)
         # What is left belongs to mutexes whose lock is held: the holder may be reading it, so only the names go.
         left = [name for name in shm.listing(self.prefix + ".d") if data_ident(self.prefix, name) is not None]

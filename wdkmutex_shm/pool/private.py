@@ -20,8 +20,8 @@ from typing import Any
 from ..base import identity
 from ..base.forks import in_child, settle
 from ..base.names import INLINE_BYTES, data_segment, private_prefix
-from ..core import _attach, _tenant
-from ..core._segment import Segment
+from ..core import _core
+from ..core._core import Segment
 from ..core.types import Codec
 from ..memory import data_segments, shm
 from .pool import Pool
@@ -47,7 +47,7 @@ class PrivatePool(Pool):
         listed = {*self._free, *self._quarantine}
         # And a signal handler that raised may have kept slots from being listed.
         for segment in self.segments:
-            fresh, vacated = _tenant.vacant(segment)
+            fresh, vacated = _core.vacant(segment)
             self._free.extend(place for index in fresh if (place := (segment, index)) not in listed)
             self._quarantine.extend(place for index in vacated if (place := (segment, index)) not in listed)
         self.reclaim()
@@ -139,7 +139,9 @@ def house(handle: Any, kind: int, codec: Codec, payload: bytes) -> PrivatePool:
             payload = b""
         if not pool._free:
             pool.reclaim()
-        while not _attach.house(pool, handle, kind, codec, payload, ident, length if ident else 0, pool.next_serial()):
+        while not _core.house_handle(
+            pool, handle, kind, codec, payload, ident, length if ident else 0, pool.next_serial()
+        ):
             pool._grow()
     except BaseException:
         if ident and not handle.segment:  # else it is the slot's, and the handle gives both back

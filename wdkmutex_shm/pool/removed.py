@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base._descriptors import above, owned
-from ..core import _tenant
-from ..core._segment import Segment
+from ..base._os import above, owned
+from ..core import _core
+from ..core._core import Segment
 from ..errors import LayoutMismatch, PagedPoolAllocFailed
 from ..memory import shm
 
@@ -131,7 +131,7 @@ def end_removed(prefix: str) -> tuple[int, list[Mapped]]:
             missed[found.inode] = found
             continue
         segment.flag_destroyed()  # so that nobody allocates in it, either
-        ended += _tenant.vacate_all(segment)[0]
+        ended += _core.vacate_all(segment)[0]
         done.add(found.inode)
     return ended, [found for inode, found in missed.items() if inode not in done]
 
@@ -156,10 +156,10 @@ def end_lost(pool: Pool) -> int:
     ended = 0
     first.flag_destroyed()
     for segment in reversed(pool.segments[first.number :]):
-        count, with_data = _tenant.vacate_all(segment)
+        count, with_data = _core.vacate_all(segment)
         ended += count
         for index in with_data:
-            _tenant.reclaim(segment, index)
+            _core.reclaim(segment, index)
         with contextlib.suppress(OSError):
             if segment.has_name():
                 shm.unlink(segment.name)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from ..base.layout import SLOT_BYTES
 from ..base.names import KIND_WORDS, data_segment
 from ..base.records import SlotInfo, Statistics
-from ..core import _tenant
-from ..core._segment import Segment
+from ..core import _core
+from ..core._core import Segment
 from ..memory import shm
 
 if TYPE_CHECKING:
-    from ..core._tenant import Snapshot
+    from ..core._core import Snapshot
 
 __all__ = ["data_bytes", "info_of", "statistics_of"]
 
@@ -38,7 +38,7 @@ def statistics_of(prefix: str, facts: Snapshot) -> Statistics:
 
 def info_of(segment: Segment, slot: int, generation: int) -> SlotInfo | None:
     """Return the :class:`SlotInfo` of a tenant, or None when its generation has moved on."""
-    facts = _tenant.snapshot(segment, slot, generation)
+    facts = _core.snapshot(segment, slot, generation)
     if facts is None:
         return None
     return SlotInfo(

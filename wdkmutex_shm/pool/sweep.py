@@ -18,9 +18,10 @@ import time
 from collections.abc import Set
 
 from ..base import identity
+from ..base.layout import LAYOUT
 from ..base.names import data_ident, private_prefix, user_prefix
-from ..core import _wait_board
-from ..core._segment import LAYOUT, Segment, attached_segments
+from ..core import _core
+from ..core._core import Segment, attached_segments
 from ..errors import LayoutMismatch, PagedPoolAllocFailed, SegmentRefused
 from ..memory import data_segments, in_use, journal_files, shm
 from .pool import Pool
@@ -109,8 +110,8 @@ def unused_boards(names: list[str] | None = None) -> list[str]:
 def leave_board() -> None:
     """At the end of a process: let go of the wait board, and remove it if nobody else has it."""
     with contextlib.suppress(OSError):
-        if os.path.exists(_wait_board.path()) and _wait_board.let_go():
-            unused_boards(["/" + os.path.basename(_wait_board.path())])
+        if os.path.exists(_core.wait_board_path()) and _core.close_wait_board():
+            unused_boards(["/" + os.path.basename(_core.wait_board_path())])
 
 
 def dead_private_pools() -> list[str]:

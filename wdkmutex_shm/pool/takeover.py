@@ -13,10 +13,10 @@ from __future__ import annotations
 import time
 
 from ..base import identity
-from ..base._descriptors import Descriptor
+from ..base._os import Descriptor
 from ..base.names import pool_segment
-from ..core import _tenant
-from ..core._segment import Segment
+from ..core import _core
+from ..core._core import Segment
 from ..errors import LayoutMismatch, OtherPidNamespace, SegmentRefused
 from ..memory import in_use, journal_files, shm
 
@@ -75,8 +75,8 @@ def take_over(prefix: str) -> bool:
             continue  # unfinished, or no pool's: whoever opens the pool deals with that
     user = journal_files.user_of(prefix)
     for segment in segments:
-        for index, note in _tenant.leave_to_the_next(segment):
-            _tenant.settle(segment, index, journal_files.decided(note, user, segment.namespace))
+        for index, note in _core.leave_to_the_next(segment):
+            _core.settle_slot_note(segment, index, journal_files.decided(note, user, segment.namespace))
     for segment in sorted(segments, key=lambda segment: -segment.number):
         _make_ours(segment)
     return True

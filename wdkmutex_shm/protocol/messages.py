@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from .. import errors
-from ..base._faults import planted
+from ..base._os import planted
 from ..base.names import INLINE_BYTES
 from ..errors import DaemonError, ProtocolError, WdkMutexError
 

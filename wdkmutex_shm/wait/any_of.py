@@ -9,19 +9,26 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from ..core._any_sleeper import Sleeper
-from ..core._multi import Guards, check_several, lock_all, must_not_wait_for_itself, take_any
-from ..core._section_guard import SectionGuard
-from ..core._wait_board import WAIT_ANY, Wait
-from ..core._watch import ON_RELEASE, sleep_any, watch
+from ..core._core import (
+    ON_RELEASE,
+    WAIT_ANY,
+    Guards,
+    SectionGuard,
+    Sleeper,
+    Wait,
+    check_several,
+    lock_all,
+    must_not_wait_for_itself,
+    sleep_until_any_told,
+    take_any,
+    watch,
+)
 from ..errors import LockTimeout
 from ..observe import deadlock
 from .deadline import Deadline
 
 if TYPE_CHECKING:
-    from ..core._guard import Guard
-    from ..core._mutex import Mutex
-    from ..core._section import CriticalSection
+    from ..core._core import CriticalSection, Guard, Mutex
 
 __all__ = ["Guards", "SectionGuard", "lock_all", "lock_any"]
 
@@ -81,7 +88,7 @@ def _wait(mutexes: tuple[Any, ...], first: int, deadline: Deadline) -> tuple[int
         got = take_any(mutexes, first, False)
         nap = deadline.nap(STARVING_AFTER)
         if got is None and nap != 0:
-            sleep_any(handles, tickets, nap)
+            sleep_until_any_told(handles, tickets, nap)
         while got is None and nap != 0:
             waited = wait.waited
             if waited >= show:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..base.names import KIND_FAST, KIND_K
-from ..core._thread import must_allow
-from ..core._wait_board import WAIT_VALUE, Wait
-from ..core._watch import commits
+from ..core._core import WAIT_VALUE, Wait, commits, must_allow
 from .deadline import Deadline
 from .value import must_not_hold, newest, sleep_until_commit
 from .value_async import next_change
 
 if TYPE_CHECKING:
-    from ..core._mutex import Mutex
+    from ..core._core import Mutex
 
 __all__ = ["Changes"]
 

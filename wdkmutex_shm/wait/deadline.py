@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from ..base._faults import planted
-from ..core._lock import seconds_of
+from ..base._os import planted
+from ..core._core import seconds_of
 
 __all__ = ["LONGEST_SLEEP", "Deadline"]
 
 #: Seconds after which a waiter looks for itself, told or not.
-LONGEST_SLEEP = 60.0 if planted("no-look") else 1.0
+LONGEST_SLEEP: float = 60.0 if planted("no-look") else 1.0
 
 
 class Deadline:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core._lock import seconds_of
+from ..core._core import seconds_of
 
 if TYPE_CHECKING:
     import asyncio

@@ -30,17 +30,30 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..base.forks import in_child, settle
-from ..core._async_request import anyone_starves, attempt, expire, held_by_task, note_timeout, ticket, waiting
-from ..core._wait_board import WAIT_TASK, Wait
-from ..core._watch import ON_RELEASE, is_free, served, sleep, starve, watch
+from ..core._core import (
+    ON_RELEASE,
+    WAIT_TASK,
+    Wait,
+    anyone_starves,
+    attempt_for_task,
+    begin_starving,
+    end_starving,
+    expire,
+    held_by_task,
+    is_free,
+    note_timeout,
+    sleep_until_told,
+    ticket,
+    waiting,
+    watch,
+)
 from ..errors import LockTimeout, MutexDestroyed
 from . import event_loops
 
 if TYPE_CHECKING:
     from weakref import ref
 
-    from ..core._guard import Guard
-    from ..core._handle import Handle
+    from ..core._core import Guard, Handle
 
 __all__ = ["Queue", "contend"]
 
@@ -117,13 +130,13 @@ class Queue:
             first = self.first()
         if first is not waiter:
             if self._handle.destroyed:
-                attempt(self._handle, task)  # tells it
+                attempt_for_task(self._handle, task)  # tells it
             self._need_helper()
             return None, None
         now = waiter.now()
         if self._first is not waiter:
             self._first, self._since = waiter, now
-        guard = attempt(self._handle, task, self._starving)
+        guard = attempt_for_task(self._handle, task, self._starving)
         if guard is not None:
             self._since = now
             return guard, None
@@ -134,7 +147,7 @@ class Queue:
         if now - self._since >= _STARVE:
             self._starve(waiter)
         watch(self._handle, ON_RELEASE)
-        guard = attempt(self._handle, task, self._starving)
+        guard = attempt_for_task(self._handle, task, self._starving)
         if guard is None:
             self._need_helper()
         return guard, None if self._starving else self._since + _STARVE
@@ -144,7 +157,7 @@ class Queue:
             # Newcomers set the count to zero when those who starve do not come in time.
             if not self._starving or not anyone_starves(self._handle):
                 self._starving = True
-                starve(self._handle)
+                begin_starving(self._handle)
 
     def leave(self, waiter: event_loops.Waiter) -> None:
         """Take a waiter out of the line, whether it got the lock or not, and let the next one look."""
@@ -178,7 +191,7 @@ class Queue:
         self._first = None
         if self._starving:
             self._starving = False
-            served(self._handle)
+            end_starving(self._handle)
 
     def _forget(self) -> bool:
         """Forget a line that nobody waits in, and no helper looks after."""
@@ -227,7 +240,7 @@ class Queue:
                 for wait in list(self.shown.values())[:_MOST_SHOWN]:
                     wait.show((self._handle,))
                 next_show = monotonic() + _LOOK
-            sleep(self._handle, number, min(_LOOK, max(_SHOWN_AFTER, next_show - monotonic())))
+            sleep_until_told(self._handle, number, min(_LOOK, max(_SHOWN_AFTER, next_show - monotonic())))
 
     def _pass_over(self, waiter: event_loops.Waiter | None, since: float) -> tuple[event_loops.Waiter | None, float]:
         """Send the waiters of a loop to the end of the line if the first was woken a while ago and did not look."""

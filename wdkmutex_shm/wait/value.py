@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core import _wait_board
-from ..core._journal import left_by_the_dead
-from ..core._wait_board import WAIT_VALUE, Wait
-from ..core._watch import ON_COMMIT, commits, sleep, watch
+from ..core import _core
+from ..core._core import ON_COMMIT, WAIT_VALUE, Wait, commits, left_by_the_dead, sleep_until_told, watch
 from ..errors import AlreadyOwned, DeadlockError, LockTimeout, MutexDestroyed
 from .deadline import Deadline
 
 if TYPE_CHECKING:
-    from ..core._guard import Guard
-    from ..core._mutex import Mutex
+    from ..core._core import Guard, Mutex
 
 __all__ = [
     "finish_for_the_dead",
@@ -90,7 +87,7 @@ def sleep_until_commit(mutex: Mutex[Any], known: int, nap: float, wait: Wait) ->
         wait.show((mutex,))
     ticket = watch(mutex, ON_COMMIT, known)
     if commits(mutex) == known:
-        sleep(mutex, ticket, nap if shown else min(nap, SHOWN_AFTER))
+        sleep_until_told(mutex, ticket, nap if shown else min(nap, SHOWN_AFTER))
         if shown:
             finish_for_the_dead(mutex)
 
@@ -162,13 +159,13 @@ def wait_in_guard(guard: Guard[T], predicate: Callable[[T], object], timeout: fl
         # As threading.Condition.wait(): it neither returns nor raises without the lock. A second Ctrl-C gives up. Where
         # it closed a circle, another thread in it is told as well, or the lock would never be had.
         while guard.released:
-            _wait_board.taking_back(True)
+            _core.taking_back(True)
             try:
                 guard._adopt(mutex.lock())
             except DeadlockError:  # of a wait of a signal handler's, or because such a wait had the note above
                 continue
             finally:
-                _wait_board.taking_back(False)
+                _core.taking_back(False)
         raise
     guard._adopt(again)
 

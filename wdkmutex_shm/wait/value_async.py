@@ -15,10 +15,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from ..base.forks import in_child, settle
-from ..core._async_request import at_once, holds
-from ..core._lock import seconds_of
-from ..core._wait_board import WAIT_VALUE, Wait
-from ..core._watch import ON_COMMIT, commits, sleep, watch
+from ..core._core import ON_COMMIT, WAIT_VALUE, Wait, at_once, commits, holds, seconds_of, sleep_until_told, watch
 from ..errors import AlreadyOwned, DriverMutexError, LockTimeout, MutexDestroyed
 from . import event_loops
 from .deadline import LONGEST_SLEEP
@@ -28,9 +25,7 @@ from .value import finish_for_the_dead, newest, no_value
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..core._async_request import LockRequest
-    from ..core._guard import Guard
-    from ..core._mutex import Mutex
+    from ..core._core import Guard, LockRequest, Mutex
 
 __all__ = ["LockWhen", "next_change", "wait_for"]
 
@@ -76,7 +71,7 @@ class _Post(threading.Thread):
             # Whoever enlists after this looks once more afterwards; what is committed then is told to `ticket`.
             self._wake(now)
             if now == before:
-                sleep(self._mutex, ticket, LONGEST_SLEEP)
+                sleep_until_told(self._mutex, ticket, LONGEST_SLEEP)
                 with contextlib.suppress(DriverMutexError):  # who waits meets it as well
                     finish_for_the_dead(self._mutex)
 

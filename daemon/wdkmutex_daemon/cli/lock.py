@@ -222,7 +222,7 @@ def _spawn(words: list[bytes], mask: set[signal.Signals | int], environment: dic
 
     posix_spawn knows nothing of a parent-death signal. There is one thread here, so the child may do as it likes.
     """
-    from wdkmutex_shm.base._alive import die_with
+    from wdkmutex_shm.base._os import die_with
 
     reading, writing = os.pipe()  # closed by the exec
     parent = os.getpid()

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 from wdkmutex_shm.base import identity
+from wdkmutex_shm.base.layout import LAYOUT
 from wdkmutex_shm.base.names import data_ident, pool_segment, user_prefix
-from wdkmutex_shm.core._segment import LAYOUT, Segment
-from wdkmutex_shm.core._tenant import free_dead, references, tenants
+from wdkmutex_shm.core._core import Segment, free_dead, references, tenants
 from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import (
     DaemonUnavailable,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from wdkmutex_shm.base.identity import command_of
 from wdkmutex_shm.base.names import KIND_WORDS
 from wdkmutex_shm.base.records import Waiter
-from wdkmutex_shm.core._wait_board import Hold, Record
+from wdkmutex_shm.core._core import Hold, WaitRecord
 from wdkmutex_shm.observe.holder import thread_name
 from wdkmutex_shm.observe.waiters import all_waits, label_of
 
@@ -60,7 +60,7 @@ class Wait(NamedTuple):
         return None if ".@" in prefix else prefix.rpartition(".")[2]
 
 
-def _wait(record: Record, waiter: Waiter, hold: Hold | None) -> Wait:
+def _wait(record: WaitRecord, waiter: Waiter, hold: Hold | None) -> Wait:
     mutex = Mutex(record.segment, record.nonce, record.slot, record.generation)
     label = "a mutex that is gone" if hold is None else label_of(record, hold)
     return Wait(Thread(record.pid, record.tid), mutex, waiter, hold, label)

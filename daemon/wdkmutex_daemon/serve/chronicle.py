@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 
 from wdkmutex_shm.base.records import SlotInfo
-from wdkmutex_shm.core import _tenant
-from wdkmutex_shm.core._segment import Segment
+from wdkmutex_shm.core import _core
+from wdkmutex_shm.core._core import Segment
 from wdkmutex_shm.observe import deadlock
 from wdkmutex_shm.pool.pool import Pool
 from wdkmutex_shm.pool.slot_info import info_of
@@ -33,18 +33,18 @@ class Chronicle:
         self._sums: dict[int, int] = {}
         self._deaths: dict[int, dict[tuple[int, int], int]] = {}
         for segment in pool.segments:
-            self._sums[segment.number] = _tenant.deaths(segment)
-            self._deaths[segment.number] = dict(_tenant.deaths_of(segment)) if self._sums[segment.number] else {}
+            self._sums[segment.number] = _core.deaths(segment)
+            self._deaths[segment.number] = dict(_core.deaths_of(segment)) if self._sums[segment.number] else {}
             pool.trim(segment)
         self._told = deadlock.told(0)[0]
 
     def look_at(self, segment: Segment) -> None:
         """Log the locks of a pool segment whose holder has died since the last look."""
-        total = _tenant.deaths(segment)
+        total = _core.deaths(segment)
         if total == self._sums.get(segment.number, 0):
             return
         self._sums[segment.number] = total
-        known, found = self._deaths.get(segment.number, {}), dict(_tenant.deaths_of(segment))
+        known, found = self._deaths.get(segment.number, {}), dict(_core.deaths_of(segment))
         self._deaths[segment.number] = found
         for (slot, generation), count in found.items():
             if count > known.get((slot, generation), 0):

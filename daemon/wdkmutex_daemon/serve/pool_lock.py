@@ -10,7 +10,7 @@ import logging
 import os
 
 from wdkmutex_shm.base.names import pool_segment
-from wdkmutex_shm.core._segment import Segment
+from wdkmutex_shm.core._core import Segment
 from wdkmutex_shm.errors import DaemonError, OtherPidNamespace
 from wdkmutex_shm.memory import in_use, shm
 from wdkmutex_shm.pool import removed, takeover

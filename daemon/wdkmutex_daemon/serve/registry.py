@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from wdkmutex_shm.base.records import SlotRef
-from wdkmutex_shm.core import _tenant
-from wdkmutex_shm.core._segment import Segment
+from wdkmutex_shm.core import _core
+from wdkmutex_shm.core._core import Segment
 from wdkmutex_shm.errors import GrtIsEmpty, KeyExists, KeyNotFound
 from wdkmutex_shm.memory import data_segments
 from wdkmutex_shm.pool.pool import Pool
@@ -52,17 +52,17 @@ class Registry:
         places = self._places
         for segment in self.pool.segments:
             base = segment.number << _SLOT_BITS
-            for slot, generation, serial, name in _tenant.tenants(segment):
+            for slot, generation, serial, name in _core.tenants(segment):
                 known = places.get(name)
                 if known is None:
                     places[name] = base | slot
                     continue
                 other, index = self._slot(known)
-                if serial < _tenant.serial_of(other, index):
+                if serial < _core.serial_of(other, index):
                     self.pool.free_slot(segment, slot, generation)
                 else:
                     places[name] = base | slot
-                    self.pool.free_slot(other, index, _tenant.generation_of(other, index))
+                    self.pool.free_slot(other, index, _core.generation_of(other, index))
             self.pool.trim(segment)
 
     # --- looking up
@@ -75,7 +75,7 @@ class Registry:
         if place is None:
             return None
         segment, slot = self._slot(place)
-        generation = _tenant.generation_of(segment, slot)
+        generation = _core.generation_of(segment, slot)
         if generation % 2:
             return SlotRef(segment.name, segment.nonce, slot, generation)
         del self._places[name]  # its tenancy ended without us: the mutex is gone
@@ -115,7 +115,7 @@ class Registry:
         """
         self.pool.touched(len(names))
         found: list[int | None] = list(map(self._places.get, names))
-        words, numbers, gone = _tenant.locate(self.pool.segments, found)
+        words, numbers, gone = _core.locate_tenants(self.pool.segments, found)
         for index in gone:
             self._find(names[index])
         return words, numbers
@@ -215,7 +215,7 @@ class Registry:
 
     def _free(self, segment: Segment, slot: int) -> None:
         """Free what a name meant until now; its own holder may have ended it just now."""
-        generation = _tenant.generation_of(segment, slot)
+        generation = _core.generation_of(segment, slot)
         if not self.pool.free_slot(segment, slot, generation):
             self.pool.note_freed(segment, slot)
 

@@ -10,7 +10,7 @@ from commands import Command
 from support import DEADLINE, gone, kill, wait_until
 
 from wdkmutex_shm import Grt
-from wdkmutex_shm.base._alive import die_with
+from wdkmutex_shm.base._os import die_with
 
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

@@ -16,7 +16,7 @@ from processes import Child, Line, held_by_child, wait_for_waiter
 from support import wait_until
 
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 
 pytestmark = pytest.mark.slow  # each of them starts several processes
 
@@ -109,7 +109,7 @@ def test_a_circle(cli: Command, form: str) -> None:
         child.hear()
         wait_for_waiter(mine)
         # As if this thread waited, and had done so for less long: the other one leaves it to this one to be told.
-        ticket = _wait_board.enter(theirs, _wait_board.WAIT_LOCK, time.monotonic_ns() + 3600 * 10**9)
+        ticket = _core.begin_wait(theirs, _core.WAIT_LOCK, time.monotonic_ns() + 3600 * 10**9)
         try:
             wait_until(lambda: child.silent(0.3))
             if form == "json":
@@ -123,7 +123,7 @@ def test_a_circle(cli: Command, form: str) -> None:
                 assert any(line.endswith(": DEADLOCK") for line in said)
                 assert "(as above)" in cli("waits")
         finally:
-            _wait_board.leave(ticket)
+            _core.end_wait(ticket)
         hold.release()
         assert child.hear() == "done"
 
@@ -136,7 +136,7 @@ def test_nobody_waits(cli: Command) -> None:
 
 def test_waits_for_what_is_gone_or_free(cli: Command) -> None:
     mutex, gone = KMutex(0), KMutex(0)
-    tickets = [_wait_board.enter(each, kind, time.monotonic_ns()) for each, kind in ((mutex, 2), (mutex, 3), (gone, 4))]
+    tickets = [_core.begin_wait(each, kind, time.monotonic_ns()) for each, kind in ((mutex, 2), (mutex, 3), (gone, 4))]
     place = gone.segment
     gone.to_owned()
     rows = {row["how"]: row for row in _rows(cli, mutex.segment, place)}
@@ -146,7 +146,7 @@ def test_waits_for_what_is_gone_or_free(cli: Command) -> None:
     assert ", for a value" in said
     assert "a mutex that is gone, destroyed" in said
     for ticket in tickets:
-        _wait_board.leave(ticket)
+        _core.end_wait(ticket)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,7 @@ from wdkmutex_daemon.inspect.doctor import FAIL, OK, WARN, Finding
 
 from wdkmutex_shm import Grt
 from wdkmutex_shm.base.names import instance_prefix
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.memory import data_segments, shm
 
 pytestmark = pytest.mark.slow  # most of them start several processes
@@ -126,32 +126,32 @@ def test_boards_that_nobody_uses_or_may_use() -> None:
         "import os, sys\n"
         "from wdkmutex_daemon.inspect import doctor\n"
         "from wdkmutex_shm import KMutex\n"
-        "from wdkmutex_shm.core import _wait_board\n"
+        "from wdkmutex_shm.core import _core\n"
         "from wdkmutex_shm.pool import sweep\n"
         "doctor.examine()\n"  # which imports what another user may not be allowed to read
         "os.seteuid(54321)\n"
         "m = KMutex(0)\n"
-        "_wait_board.leave(_wait_board.enter(m, _wait_board.WAIT_TASK, 0))\n"
+        "_core.end_wait(_core.begin_wait(m, _core.WAIT_TASK, 0))\n"
         "texts = lambda: [(f.level, f.remedy) for f in doctor.examine() if '@waits' in f.text]\n"
-        "assert os.path.exists(_wait_board.path())\n"
+        "assert os.path.exists(_core.wait_board_path())\n"
         "assert texts() == []\n"
-        "_wait_board.let_go()\n"
+        "_core.close_wait_board()\n"
         "assert texts() == [('warn', 'wdkmutex-daemon sweep')], texts()\n"
-        "assert sweep.unused_boards() == [_wait_board.path()[8:]]\n"
+        "assert sweep.unused_boards() == [_core.wait_board_path()[8:]]\n"
         "os.seteuid(0)\n"
         "open(sys.argv[1], 'w').close()\n"
         "os.seteuid(54321)\n"
         "try:\n"
         "    ((level, remedy),) = texts()\n"
         "    assert level == 'warn' and 'ask uid 0' in remedy, remedy\n"
-        "    assert _wait_board.enter(m, _wait_board.WAIT_TASK, 0) == 0\n"
+        "    assert _core.begin_wait(m, _core.WAIT_TASK, 0) == 0\n"
         "finally:\n"
         "    os.seteuid(0)\n"
         "    os.unlink(sys.argv[1])\n"
         "    os.seteuid(54321)\n"
         "del m\n"
     )
-    path = _wait_board.path().replace("wdkm.0.", "wdkm.54321.")
+    path = _core.wait_board_path().replace("wdkm.0.", "wdkm.54321.")
     subprocess.run([sys.executable, "-c", uses, path], check=True, timeout=DEADLINE)
     assert not os.path.exists(path)
 

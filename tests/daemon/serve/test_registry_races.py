@@ -15,7 +15,7 @@ from wdkmutex_daemon.serve.service import Service
 
 from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
 from wdkmutex_shm.base.records import SlotRef
-from wdkmutex_shm.core import _tenant
+from wdkmutex_shm.core import _core
 from wdkmutex_shm.errors import GrtIsEmpty, KeyNotFound
 from wdkmutex_shm.memory import shm
 from wdkmutex_shm.pool.pool import Pool
@@ -42,7 +42,7 @@ def _register(registry: Registry, name: bytes, mode: str = "overwrite") -> SlotR
 
 def _end(pool: Pool, ref: SlotRef) -> None:
     """End a tenancy as its own holder does: nobody tells the daemon."""
-    assert _tenant.vacate(pool.segment_of(ref), ref.slot, ref.generation)
+    assert _core.vacate(pool.segment_of(ref), ref.slot, ref.generation)
 
 
 @pytest.mark.parametrize("reused", [True, False])

@@ -15,7 +15,7 @@ import pytest
 from support import DEADLINE, Fork, daemon_pid, wait_until
 
 from wdkmutex_shm import FastMutex, Grt
-from wdkmutex_shm.engines.local._call_lock import Turns
+from wdkmutex_shm.engines.local._wire import Turns
 from wdkmutex_shm.errors import GrtIsNull, ProtocolError
 from wdkmutex_shm.grt import session
 from wdkmutex_shm.protocol import messages

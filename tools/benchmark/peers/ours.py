@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmark.peers.base import Counter, Peer
 from wdkmutex_shm import FastMutex, KMutex
-from wdkmutex_shm.core._limit import Limit
+
+from ..limit import Limit
 
 __all__ = ["LIMIT", "OURS", "FastMutexPeer", "FetchAddPeer", "KMutexPeer", "LimitPeer"]
 

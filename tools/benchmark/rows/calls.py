@@ -15,7 +15,8 @@ from benchmark.model import Context, Entry, Row, Target
 from benchmark.peers import LIMIT, OTHERS, OURS, VALUE, FastMutexPeer, FetchAddPeer, KMutexPeer, LimitPeer, ValuePeer
 from benchmark.rows.common import in_unit, opened, others, timed
 from wdkmutex_shm import CriticalSection, FastMutex, KMutex
-from wdkmutex_shm.core._limit import Limit
+
+from ..limit import Limit
 
 __all__ = ["ROWS"]
 

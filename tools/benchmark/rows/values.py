@@ -14,7 +14,8 @@ from benchmark.measure import Case, interleave
 from benchmark.model import Context, Entry, Row, Target
 from benchmark.rows.common import in_unit, timed
 from wdkmutex_shm import FastMutex
-from wdkmutex_shm.core._limit import copy
+
+from ..limit import copy
 
 __all__ = ["ROWS"]
 

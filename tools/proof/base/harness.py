@@ -24,7 +24,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from wdkmutex_shm.core import _wait_board
+from wdkmutex_shm.core import _core
 
 #: Broken promises that a summary lists; the rest are only counted.
 _LISTED = 20
@@ -196,7 +196,7 @@ def mappings(*passed_over: str) -> int:
 def footprint(*folders: str) -> set[str]:
     """Files of ours in shared memory, and those in ``folders``; not the wait board, which all processes share."""
     found = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if name.startswith(f"wdkm.{os.getuid()}.")}
-    found.discard(_wait_board.path())
+    found.discard(_core.wait_board_path())
     for folder in folders:
         for path, _, files in os.walk(folder):
             found.update(os.path.join(path, file) for file in files)

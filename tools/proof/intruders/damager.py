@@ -7,8 +7,7 @@ import random
 import re
 import struct
 
-from wdkmutex_shm.core._journal import NOTE_COMMIT, PENDING_AT
-from wdkmutex_shm.core._segment import DATA_HEADER_BYTES, HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.base.layout import DATA_HEADER_BYTES, HEADER_BYTES, NOTE_COMMIT, PENDING_AT, SLOT_BYTES
 from wdkmutex_shm.memory import journal_files, shm
 
 #: Bytes at the beginning of a slot that are glibc's, see slot.h.

@@ -18,8 +18,8 @@ from wdkmutex_daemon.serve import handlers
 from wdkmutex_daemon.serve.lifecycle import serve
 
 from wdkmutex_shm import FastMutex
+from wdkmutex_shm.base.layout import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
 from wdkmutex_shm.engines.local import requests
 from wdkmutex_shm.engines.local.client import Client, connect
 from wdkmutex_shm.errors import DaemonUnavailable, GrtIsEmpty, KeyNotFound

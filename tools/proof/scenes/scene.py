@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from wdkmutex_shm.core._segment import HEADER_BYTES, SLOT_BYTES
+from wdkmutex_shm.base.layout import HEADER_BYTES, SLOT_BYTES
 
 from ..base.harness import Proof
 from ..base.stepping import LONGEST, Region, Stepper, mark, traced_child

@@ -18,7 +18,7 @@ import sys
 import time
 
 from ...base import frozen, runtime_dir
-from ...base._descriptors import above
+from ...base._os import above
 from ...base.lockfile import LockFile
 from ...base.names import check_instance
 from ...errors import DaemonUnavailable, GrtIsNull, ProtocolError

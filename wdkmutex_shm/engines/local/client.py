@@ -20,8 +20,7 @@ from ...base.names import check_instance, instance_prefix, pool_segment
 from ...base.sockets import Socket
 from ...errors import DaemonUnavailable, GrtIsNull, ProtocolError, RuntimeFolderRefused, WdkMutexError
 from ...protocol.messages import FRAME_CAP, PROTOCOL, VERBS, decode_reply, encode_request
-from ._call_lock import Turns
-from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, exchange
+from ._wire import LATE_REPLY, LATE_UNSENT, LOST, TOO_LONG, Turns, exchange
 from .address import sockets_of
 
 __all__ = ["Client", "Reply", "connect", "has_segments"]

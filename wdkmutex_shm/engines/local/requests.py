@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.names import INLINE_BYTES, KIND_FAST, KIND_SECTION, check_name, instance_prefix
 from ...base.unset import UNSET
-from ...core._thread import current_level
+from ...core._core import current_level
 from ...core.irql import Irql
 from ...core.types import SECTION, codec_for
 from ...errors import (

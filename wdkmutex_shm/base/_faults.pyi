@@ -1,3 +1,0 @@
-PLANTS: bool
-
-def planted(fault: str) -> bool: ...
