@@ -71,8 +71,8 @@ cdef Guard attempt_for(Handle handle, object task, bint first):
     cdef int code = EBUSY
     cdef bint wait = False
     cdef Guard root
-    if orphans:
-        reap_orphans(me)
+    if deferred_guards:
+        finish_deferred(me)
     if first or slot.starving == 0:
         code = pthread_mutex_trylock(&slot.mutex)
     # Who passes those that starve by takes a lock whose `starving` may say more than that: what it says is settled below.

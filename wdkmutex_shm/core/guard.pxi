@@ -358,7 +358,7 @@ cdef class Guard:
                     return
                 self.finish(not self.handle.segment_.closed and not self.flags & FAILED)
             elif not before_fork(self.thread):
-                leave_behind(self)
+                defer_to_owner(self)
         if self.root is None and self.handle is not None:
             # A guard that goes without having been released (an ancestor of this process or an ended thread holds, or held, the
             # lock) must not be found again.

@@ -87,7 +87,7 @@ def seconds_of(object timeout):
     return None if nanoseconds(timeout) < 0 else float(timeout)
 
 
-cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
+cdef int recover_dead_owner(Segment segment, wdkm_slot *slot) except -1:
     """The one place that deals with a dead owner: repair the slot, then mark the mutex consistent.
 
     T needs no repair, because a commit is one store. What can be left behind is the segment of a commit that did not
@@ -113,7 +113,7 @@ cdef int take_over(Segment segment, wdkm_slot *slot) except -1:
     return 0
 
 
-cdef int put_off(wdkm_slot *slot) noexcept:
+cdef int release_unrepaired(wdkm_slot *slot) noexcept:
     """Release a lock whose slot could not be repaired. A note that is left must be settled before T is used, and
     WDKM_UNSETTLED sees to it that nobody takes this lock on the fast path, which does not look for one."""
     if slot.pending & WDKM_NOTE:
@@ -161,7 +161,7 @@ cdef int take_free(wdkm_slot *slot, bint overdue) noexcept nogil:
     return code
 
 
-cdef bint let_go_first(wdkm_slot *slot, int64_t start, int64_t deadline) noexcept nogil:
+cdef bint yield_to_starving(wdkm_slot *slot, int64_t start, int64_t deadline) noexcept nogil:
     """Let starving waiters go first, at most until the deadline. True when they had POLITE and were not all served."""
     cdef uint32_t waiting
     cdef int64_t now
@@ -221,7 +221,7 @@ cdef int park(Segment segment, Py_ssize_t index, uint64_t generation, int64_t de
             with nogil:
                 code = EBUSY
                 if not starving:
-                    overdue = let_go_first(slot, now, deadline)
+                    overdue = yield_to_starving(slot, now, deadline)
                     code = take_free(slot, overdue)
                     if slept and (code == 0 or code == EOWNERDEAD):
                         wdkm_others_may_sleep(slot)
@@ -328,10 +328,10 @@ cdef int lock_slow(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_
         abandoned = True
         serial = me.serial
         try:
-            take_over(segment, slot)
+            recover_dead_owner(segment, slot)
         except BaseException:
             if thread_state().serial == serial:  # else a signal handler forked, and this is the child
-                put_off(slot)
+                release_unrepaired(slot)
             raise
     elif code != 0:
         name = slot_name(slot)
@@ -346,7 +346,7 @@ cdef int lock_slow(Segment segment, Py_ssize_t index, uint64_t generation, wdkm_
             wdkm_keep32(&slot.starving, ~WDKM_UNSETTLED)
         except BaseException:
             if thread_state().serial == serial:
-                put_off(slot)
+                release_unrepaired(slot)
             raise
     if wdkm_load64(&slot.generation) != generation and not wdkm_planted("no-generation"):
         wdkm_unlock(slot)

@@ -50,8 +50,8 @@ cdef wdkm_thread *at_level(tuple mutexes, str operation, bint waits) except NULL
             limit = APC if waits or handle.kind == KIND_FAST else DISPATCH
             if me.level > limit:
                 refuse_level(operation, slot_name(handle.slot), me.level, limit, handle.kind)
-    if orphans:
-        reap_orphans(me)
+    if deferred_guards:
+        finish_deferred(me)
     return me
 
 

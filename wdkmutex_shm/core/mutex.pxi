@@ -84,8 +84,8 @@ cdef class Mutex(Handle):
         cdef int limit = APC if waits or self.kind == KIND_FAST else DISPATCH
         if me.level > limit:
             refuse_level(operation, slot_name(self.slot), me.level, limit, self.kind)
-        if orphans:
-            reap_orphans(me)
+        if deferred_guards:
+            finish_deferred(me)
         return me
 
     def lock(self, object timeout=None):

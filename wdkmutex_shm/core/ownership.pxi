@@ -134,15 +134,15 @@ cdef int poke(Handle handle) except -1:
 # releases the lock, and T stays as it was last committed: nobody but the holder ever writes T.
 
 # How many there are. Looked at by every lock, so it is a plain C variable.
-cdef int orphans
+cdef int deferred_guards
 
 # Serial of a thread -> (its thread id, guards that it has to finish).
 cdef dict left = {}
-orphans = 0
+deferred_guards = 0
 
 
 # A guard that holds goes in another thread than its holder's, which alone can unlock: leave it a copy.
-cdef int leave_behind(Guard guard) except -1:
+cdef int defer_to_owner(Guard guard) except -1:
     cdef Guard copy = Guard.__new__(Guard)
     cdef wdkm_local *local = &guard.handle.segment_.local[guard.handle.index]
     copy.enter_or_exit = guard.enter_or_exit
@@ -167,23 +167,23 @@ cdef int leave_behind(Guard guard) except -1:
 
 
 cdef int leave_to_thread(Guard guard) except -1:
-    global orphans
+    global deferred_guards
     left.setdefault(guard.thread & ~WDKM_OF_TASK, (guard.tid, []))[1].append(guard)
-    orphans += 1
+    deferred_guards += 1
     if guard.tid == thread_state().owner >> 32:
-        Py_AddPendingCall(reap_in_main, NULL)
+        Py_AddPendingCall(finish_in_main, NULL)
     forget_ended()
     return 0
 
 
-cdef int reap_in_main(void *nothing) except -1 with gil:
+cdef int finish_in_main(void *nothing) except -1 with gil:
     """Called by the interpreter between two bytecodes of the main thread."""
-    return reap_orphans(thread_state())
+    return finish_deferred(thread_state())
 
 
 # Finish those that are the calling thread's.
-cdef int reap_orphans(wdkm_thread *me) except -1:
-    global orphans
+cdef int finish_deferred(wdkm_thread *me) except -1:
+    global deferred_guards
     cdef Guard guard
     found = left.pop(me.serial, None)
     if found is None:
@@ -191,7 +191,7 @@ cdef int reap_orphans(wdkm_thread *me) except -1:
     guards = found[1]
     while guards:
         guard = guards.pop()
-        orphans -= 1
+        deferred_guards -= 1
         try:
             guard.finish(not guard.flags & FAILED)
         except Exception:
@@ -202,10 +202,10 @@ cdef int reap_orphans(wdkm_thread *me) except -1:
 
 cdef int forget_ended() except -1:
     """Drop what was left to threads that have ended."""
-    global orphans
+    global deferred_guards
     for serial, (tid, _) in list(left.items()):
         if before_fork(serial) or thread_gone(os.getpid(), tid):
             for guard in left.pop(serial, (0, ()))[1]:
-                orphans -= 1
+                deferred_guards -= 1
                 (<Guard>guard).flags &= ~HELD
     return 0
