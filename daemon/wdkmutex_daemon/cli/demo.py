@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from . import exit_codes
+from . import exit_codes, options
 from .output import Failure, print_json
 
 __all__ = ["demo_verb"]
@@ -16,13 +16,11 @@ __all__ = ["demo_verb"]
 
 @click.command("demo")
 @click.argument("path", required=False, type=click.Path(exists=True))
-@click.option(
-    "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Number of worker processes."
-)
+@click.option("--workers", type=options.Whole(1, 256), default=4, show_default=True, help="Number of worker processes.")
 @click.option(
     "--kill-every",
     metavar="S",
-    type=click.FloatRange(min=0),
+    type=options.Seconds(),
     default=0.2,
     show_default=True,
     help="SIGKILL a random worker every S seconds; 0: none.",

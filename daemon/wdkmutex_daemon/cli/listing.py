@@ -231,10 +231,10 @@ class _View:
 @options.as_json
 @click.option("--jsonl", is_flag=True, help="Print one JSON object per line.")
 @click.option("--sort", type=click.Choice(list(_ORDERS)), default="name", help="Order. [default: name]")
-@click.option("--limit", metavar="N", type=click.IntRange(min=0), help="Show at most N mutexes.")
+@click.option("--limit", metavar="N", type=options.Whole(0), help="Show at most N mutexes.")
 @click.option("--columns", metavar="A,B,...", callback=_chosen, help=f"Columns: {', '.join(_COLUMNS)}.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@click.option("--interval", metavar="S", type=click.FloatRange(min=0.05), default=2.0, help="For --watch. [default: 2]")
+@click.option("--interval", metavar="S", type=options.Seconds(0.05), default=2.0, help="For --watch. [default: 2]")
 @click.argument("pattern", metavar="[PATTERN]", required=False)
 def list_verb(
     instance: str,

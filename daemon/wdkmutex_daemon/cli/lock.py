@@ -70,7 +70,7 @@ class _OptionsAroundName(click.Command):
     "-E",
     "--conflict-exit-code",
     metavar="N",
-    type=click.IntRange(0, 255),
+    type=options.Whole(0, 255),
     default=exit_codes.LOCK_TIMEOUT,
     show_default=True,
     help="Exit status if the lock is not acquired in time.",

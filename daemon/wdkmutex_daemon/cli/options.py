@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["as_json", "instance", "instance_of", "json_value", "name", "timeout"]
+__all__ = ["Seconds", "Whole", "as_json", "instance", "instance_of", "json_value", "name", "timeout"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,9 +50,59 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType
+
+
+class Seconds(_Type):
+    """A time span in seconds, at least ``least``."""
+
+    name = "seconds"
+
+    def __init__(self, least: float = 0) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fail in words."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds, such as 5 or 0.5.", param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(
+                f"{value} is not a number of seconds; without the option there is no limit or the default.", param, ctx
+            )
+        if seconds < self.least:
+            self.fail(f"{value} seconds are too few; the least is {self.least:g}.", param, ctx)
+        return seconds
+
+
+class Whole(_Type):
+    """A whole number, at least ``least`` and at most ``most``."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; fail in words."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number.", param, ctx)
+        if self.most is not None and not self.least <= number <= self.most:
+            self.fail(f"{number} is not between {self.least} and {self.most}.", param, ctx)
+        if number < self.least:
+            self.fail(f"{number} is too small; the least is {self.least}.", param, ctx)
+        return number
+
+
 def timeout(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--timeout S``, passed as ``timeout``: seconds, None for no limit."""
-    return click.option("--timeout", metavar="S", type=click.FloatRange(min=0), help=help_text)
+    return click.option("--timeout", metavar="S", type=Seconds(), help=help_text)
 
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,7 @@ from .output import Failure, duration, note, print_json
 __all__ = ["restart_verb", "run_verb", "start_verb", "status_verb", "stop_verb"]
 
 _seconds = click.option(
-    "--timeout", metavar="S", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds to wait."
+    "--timeout", metavar="S", type=options.Seconds(), default=10.0, show_default=True, help="Seconds to wait."
 )
 
 

@@ -70,6 +70,22 @@ def test_usage_errors_are_one_line(cli: Command, args: tuple[str, ...]) -> None:
     assert "--help" in cli.error(*args, code=2)
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("lock", "--timeout", "abc", "n", "--", "true"), "'abc' is not a number of seconds, such as 5 or 0.5."),
+        (("lock", "--timeout", "nan", "n", "--", "true"), "nan is not a number of seconds"),
+        (("set", "--timeout", "-1", "n", "1"), "-1 seconds are too few; the least is 0."),
+        (("list", "--interval", "0"), "0 seconds are too few; the least is 0.05."),
+        (("lock", "-E", "300", "n", "--", "true"), "300 is not between 0 and 255."),
+        (("list", "--limit", "-1"), "-1 is too small; the least is 0."),
+        (("list", "--limit", "1.5"), "'1.5' is not a whole number."),
+    ],
+)
+def test_what_is_wrong_with_a_number_is_said_in_words(cli: Command, args: tuple[str, ...], said: str) -> None:
+    assert said in cli.error(*args, code=2)
+
+
 def test_codes_are_of_errors_that_exist() -> None:
     assert all(issubclass(getattr(errors, name), errors.WdkMutexError) for name in exit_codes._CODES)
     assert exit_codes.code_of(errors.GrtIsEmpty("")) == 4
