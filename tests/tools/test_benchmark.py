@@ -213,7 +213,7 @@ def test_an_unknown_row_is_refused() -> None:
 
 def test_the_rows_are_those_of_the_table() -> None:
     assert list(ROWS)[:14] == [f"B{number}" for number in range(1, 15)]
-    assert {"A1", "A2", "M1", "M2", "M3", "W1", "W2"} <= ROWS.keys()
+    assert {"A1", "A2", "M1", "M2", "M3", "O1", "W1", "W2"} <= ROWS.keys()
 
 
 @pytest.mark.slow

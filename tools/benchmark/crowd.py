@@ -30,6 +30,7 @@ __all__ = [
     "register_many",
     "restart",
     "shared_bytes",
+    "snapshot",
 ]
 
 REQUEST, REPLY = 48, 96
@@ -75,6 +76,15 @@ def get_many(begin: int, end: int) -> float:
     took = time.perf_counter() - began
     assert len(found) == len(names)
     return len(names) / took
+
+
+def snapshot(count: int) -> float:
+    """Look at all of them; return how many milliseconds it took."""
+    began = time.perf_counter()
+    found = Grt.snapshot()
+    took = time.perf_counter() - began
+    assert len(found) == count
+    return 1e3 * took
 
 
 def get(numbers: Iterable[int]) -> list[float]:

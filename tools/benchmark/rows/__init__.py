@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from benchmark.model import Row
-from benchmark.rows import calls, contended, daemon, death, fairness, loops, multi, processes, values, waiting
+from benchmark.rows import (
+    calls,
+    contended,
+    daemon,
+    death,
+    fairness,
+    loops,
+    multi,
+    observing,
+    processes,
+    values,
+    waiting,
+)
 
 __all__ = ["ROWS"]
 
-_MODULES = (calls, values, contended, fairness, death, daemon, processes, loops, waiting, multi)
+_MODULES = (calls, values, contended, fairness, death, daemon, processes, loops, waiting, multi, observing)
 _ALL = [row for module in _MODULES for row in module.ROWS]
 
 
