@@ -233,7 +233,12 @@ def test_a_new_process_with_the_pid_of_the_dead_one(scene: Callable[[], None]) -
     if os.geteuid() != 0 or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("only root may choose the pid of a new process")
     done = subprocess.run(
-        [*apart, sys.executable, __file__, scene.__name__], check=False, capture_output=True, text=True, timeout=60
+        [*apart, sys.executable, __file__, scene.__name__],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # where the tests' helpers are
     )
     assert done.returncode == 0, done.stderr
 
