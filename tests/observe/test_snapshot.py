@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from processes import Child, Line, held_by_child, read_shm, write_shm
+from scarce import no_descriptor
 from support import kill_daemon
 from wait_board import waiting
 
@@ -22,12 +23,15 @@ from wdkmutex_shm import (
     LayoutMismatch,
     MutexInfo,
     OtherPidNamespace,
+    PagedPoolAllocFailed,
+    SegmentRefused,
     anonymous_snapshot,
 )
 from wdkmutex_shm.base.layout import HEADER_BYTES, LAYOUT, SLOT_BYTES
 from wdkmutex_shm.base.names import KIND_FAST, instance_prefix, pool_segment
 from wdkmutex_shm.core.types import codec_for
 from wdkmutex_shm.memory import shm
+from wdkmutex_shm.observe import snapshot
 from wdkmutex_shm.observe.snapshot import of_instance
 from wdkmutex_shm.pool.pool import Pool
 
@@ -237,6 +241,57 @@ def test_a_segment_that_was_not_published_is_the_end(pool: tuple[str, Pool]) -> 
             os.fchmod(file.fileno(), 0o600)
             file.truncate(size)
         assert [info.name for info in of_instance(instance)] == ["n"]
+
+
+def _made_again(made: list[Pool], prefix: str, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The next passes meet a pool that is destroyed and made again before they end."""
+    real = snapshot.look
+
+    def look(*args: Any) -> None:
+        real(*args)
+        made[-1].destroy()
+        made.append(Pool.open(prefix))
+        _add(made[-1], f"new{len(made)}")
+        if len(made) > times:
+            monkeypatch.setattr(snapshot, "look", real)
+
+    monkeypatch.setattr(snapshot, "look", look)
+
+
+def test_a_pool_that_is_made_again_meanwhile(pool: tuple[str, Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    instance, made = pool
+    _add(made, "old")
+    _made_again([made], made.prefix, monkeypatch, 3)
+    assert [info.name for info in of_instance(instance)] == ["new4"]
+    _made_again([Pool.open(made.prefix)], made.prefix, monkeypatch, 100)
+    with pytest.raises(GrtIsNull, match="all the time"):
+        of_instance(instance)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_segment_of_another_user_is_the_end_and_the_first_is_refused(pool: tuple[str, Pool]) -> None:
+    instance, made = pool
+    _add(made, "n")
+    stranger = shm.FOLDER + pool_segment(made.prefix, 1)
+    with open(stranger, "wb") as file:
+        file.truncate(HEADER_BYTES)
+    os.chown(stranger, 4711, -1)
+    try:
+        assert [info.name for info in of_instance(instance)] == ["n"]
+        os.chown(shm.FOLDER + made.segments[0].name, 4711, -1)
+        with pytest.raises(SegmentRefused):
+            of_instance(instance)
+    finally:
+        os.chown(shm.FOLDER + made.segments[0].name, os.geteuid(), -1)
+        os.unlink(stranger)
+
+
+def test_without_a_free_descriptor(grt: str) -> None:
+    Grt.register_fast_mutex("n", 0)
+    Grt.snapshot()
+    with no_descriptor(), pytest.raises(PagedPoolAllocFailed, match="ulimit -n"):
+        Grt.snapshot()
+    assert len(Grt.snapshot()) == 1
 
 
 def test_what_is_anonymous_in_this_process(grt: str) -> None:
