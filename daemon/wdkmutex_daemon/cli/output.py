@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -53,6 +52,8 @@ def note(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one object as JSON, on several lines for a terminal and on one for a program."""
+    import json
+
     text = json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
     # In pieces: of one large write to a reader that ends meanwhile, an unbuffered stdout does not say that it failed.
     for at in range(0, len(text), _PIECE):
