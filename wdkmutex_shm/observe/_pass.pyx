@@ -11,6 +11,9 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 
 import os
 
+cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(void *)
+
 cdef extern from *:
     """
     #include "dead.h"
@@ -113,7 +116,15 @@ cdef extern from *:
     int64_t wdkm_now() nogil
 
 
-cdef object new = tuple.__new__
+cdef object make = tuple.__new__
+
+
+cdef inline object new(type kind, tuple facts):
+    # It holds numbers, words and tuples of these, so it is in no cycle: the collector need not visit it. Of 100,000, it
+    # would take as long as all the rest.
+    made = make(kind, facts)
+    PyObject_GC_UnTrack(<void *>made)
+    return made
 
 
 def look(int fd, Py_ssize_t count, str segment not None, bytes prefix not None, type info not None, type statistics not None,
