@@ -48,7 +48,7 @@ def wait_in_guard(actor: Actor, at: Any) -> None:
         actor.done(at)
         with _waiting(actor, at) as news:
             guard.wait_for(news, actor.patience)
-            actor.arrived(news, guard.value)
+            actor.arrived(news, actor.had(at, guard).value)  # locked again, perhaps after a death
         change(actor, at, guard)
     actor.done(at)
 
