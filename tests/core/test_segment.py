@@ -200,7 +200,7 @@ def test_nothing_is_executable_or_left_open(prefix: str) -> None:
 @pytest.mark.parametrize("length", [-1, 5001 + 5000, 2**40])
 def test_data_segment_that_is_too_small(prefix: str, length: int) -> None:
     ident = data_segments.create(prefix, b"x" * 5000, staged=True)
-    with pytest.raises(ProtocolError, match="hold"):
+    with pytest.raises(ProtocolError, match="is smaller than"):
         data_segments.adopt(prefix, ident, length)
     data_segments.adopt(prefix, ident, 5000)
 

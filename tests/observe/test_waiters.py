@@ -126,7 +126,7 @@ def test_the_timeout_tells_who_held_it_and_how_many_waited() -> None:
         assert (error.owner_pid, error.owner_tid, error.waiters) == (holder.pid, holder.pid, 2)
         assert error.held_for is not None
         assert f"process {holder.pid}" in str(error)
-        assert "2 others wait for it" in str(error)
+        assert "2 others are waiting for it" in str(error)
         again = pickle.loads(pickle.dumps(error))
         assert (again.waiters, str(again)) == (2, str(error))
         holder.say("release")

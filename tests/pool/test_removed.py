@@ -246,7 +246,7 @@ def test_doctor_tells_of_it(two_segments: tuple[str, FastMutex[int], FastMutex[i
     missing = [text for level, text, _ in found if level == FAIL]
     assert len(missing) == 1
     assert first.segment in missing[0]
-    who = f"process {os.getpid()} has"
+    who = f"process {os.getpid()} uses"
     ((text, remedy),) = [(text, remedy) for level, text, remedy in found if level == WARN and who in text]
     assert "removed" in text
     assert f"wdkmutex-daemon start --instance {instance}" in remedy

@@ -151,10 +151,10 @@ def step(call):
         left -= 1
         return call(*args)
     return wrapped
-class Tenant:
-    leave_to_the_next = staticmethod(step(takeover._tenant.leave_to_the_next))
-    settle = staticmethod(step(takeover._tenant.settle))
-takeover._tenant = Tenant
+class Stepped:
+    leave_to_the_next = staticmethod(step(takeover._core.leave_to_the_next))
+    settle_slot_note = staticmethod(step(takeover._core.settle_slot_note))
+takeover._core = Stepped
 takeover._make_ours = step(takeover._make_ours)
 pid = os.fork()
 if pid == 0:
