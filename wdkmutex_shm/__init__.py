@@ -92,6 +92,10 @@ def _fill_hooks() -> None:
 
 
 # The core imports no layer above it. It makes mutexes by these two, and has the rest filled in before the first handle.
+# Pickles of handles name it here. It is no name that is loaded at its first use: what raises in pickle's lookup of a
+# function, Ctrl-C included, becomes a PicklingError.
+_rebuild = handles.rebuild
+
 hooks.create_anonymous = handles.create_anonymous
 hooks.create_anonymous_section = handles.create_anonymous_section
 hooks.fill = _fill_hooks
@@ -200,8 +204,6 @@ _LATER = {
     "register_type": ".core.conversions",
     "signal_handler": ".core.irql",
     # Pickles name these, in whichever file they are.
-    "_rebuild": ".objects.handles",
-    "_rebuild_error": ".engines.driver_errors",
 }
 
 
@@ -211,7 +213,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    found = getattr(import_module(module, __name__), "rebuild" if name.startswith("_rebuild") else name)
+    found = getattr(import_module(module, __name__), name)
     globals()[name] = found
     return found
 

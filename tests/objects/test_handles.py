@@ -57,6 +57,14 @@ def test_pickled_to_a_child(mutex: Any, method: str) -> None:
         assert take(mutex) == (True, child.pid)
 
 
+def test_pickle_finds_its_function_without_running_python(mutex: Any) -> None:
+    # Whatever is raised while pickle looks a function up, Ctrl-C included, would be told as a PicklingError.
+    code = "import wdkmutex_shm; print(vars(wdkmutex_shm)['_rebuild'].__qualname__)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    function = mutex.__reduce__()[0]
+    assert (function.__module__, function.__qualname__) == ("wdkmutex_shm", found)
+
+
 def test_pickle_gives_an_equal_handle(mutex: Any) -> None:
     copy = pickle.loads(pickle.dumps(mutex))
     assert copy == mutex

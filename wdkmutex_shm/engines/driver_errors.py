@@ -35,10 +35,6 @@ def rebuild(cls: type[DriverMutexError], message: str, facts: dict[str, Any]) ->
     return rebuilt
 
 
-# Pickles name it by this, in whichever file it is.
-rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "wdkmutex_shm", "_rebuild_error", "_rebuild_error"
-
-
 def from_the_grt(call: Callable[P, R]) -> Callable[P, R]:
     """Let every :class:`DriverMutexError` that comes out of a function be a :class:`GrtError` as well."""
 
