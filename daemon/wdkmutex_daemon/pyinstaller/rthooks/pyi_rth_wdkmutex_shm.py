@@ -1,3 +1,3 @@
-from ...frozen import divert
+from wdkmutex_daemon.frozen import divert
 
 divert()
