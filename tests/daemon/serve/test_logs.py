@@ -66,7 +66,7 @@ def test_a_burst_goes_through_and_then_a_line_a_second(log: logging.Logger, cloc
     clock.now += 1.0
     log.warning("line %s", "one")
     log.warning("line %s", "two")
-    assert [line.split("WARNING ")[1] for line in _lines(said)] == ["(50 lines left out) line one"]
+    assert [line.split("WARNING ")[1] for line in _lines(said)] == ["(50 lines omitted) line one"]
     clock.now += 1000.0
     for number in range(150):
         log.warning("line %d", number)
