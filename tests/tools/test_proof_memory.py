@@ -41,13 +41,25 @@ DIGIT = f"""\
 ==7==    by 0x4A25094: PyLong_FromString (longobject.c:2611)
 """
 UNSET = DIGIT.replace("PyLong_FromString (longobject.c:2611)", f"__pyx_f_other {OURS}")
+IMPORTED = READ.replace(
+    "==7==    by", "==7==    by 0x4A25000: PyImport_ImportModuleLevelObject (import.c:1847)\n==7==    by", 1
+)
 SUMMARY = "==7== ERROR SUMMARY: 1 errors from 1 contexts (suppressed: 0 from 0)\n"
 
 
 @pytest.mark.parametrize(
     ("text", "is_ours"),
-    [(READ, True), (FREED, True), (LOST, True), (UNSET, True), (ELSEWHERE, False), (DIGIT, False), (SUMMARY, False)],
-    ids=["read", "freed", "lost", "unset", "elsewhere", "digit", "summary"],
+    [
+        (READ, True),
+        (FREED, True),
+        (LOST, True),
+        (UNSET, True),
+        (ELSEWHERE, False),
+        (DIGIT, False),
+        (IMPORTED, False),
+        (SUMMARY, False),
+    ],
+    ids=["read", "freed", "lost", "unset", "elsewhere", "digit", "imported", "summary"],
 )
 def test_findings(text: str, is_ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))

@@ -36,11 +36,24 @@ _MARK = re.compile(r"^==\d+== ?", re.MULTILINE)
 _MOST = 20
 
 
+def _is_ours(text: str) -> bool:
+    """Whether a frame of ours is in one of its stacks, above what imported a module, if anything there did."""
+    counts = False
+    for line in text.splitlines():
+        if " at 0x" in line:
+            counts = True
+        if counts and _OURS.search(line):
+            return True
+        if "PyImport_ImportModuleLevelObject" in line:
+            counts = False  # what another module does as it is imported is not done by the one that imports it
+    return False
+
+
 def findings(log: str) -> Iterator[str]:
     """The findings in a log of memcheck that concern our modules."""
     for text in _MARK.sub("", log).split("\n\n"):
         what, _, origin = text.partition("Uninitialised value was created by")
-        if " at 0x" in what and _OURS.search(text) and "PyLong_FromString" not in origin:
+        if " at 0x" in what and _is_ours(text) and "PyLong_FromString" not in origin:
             yield text.strip()
 
 
