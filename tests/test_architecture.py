@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -109,6 +110,25 @@ def test_every_way_of_importing_is_seen(tmp_path: Path) -> None:
         "p.sub": set(),
         "p.sub.deep": {"p.e", "p.a"},
     }
+
+
+def test_each_file_that_a_source_names_is_there() -> None:
+    sources = [
+        os.path.join(above, name)
+        for folder in TREES.values()
+        for above, _, names in os.walk(os.path.join(ROOT, folder))
+        for name in names
+        if name.endswith((".py", ".pyi", ".pyx", ".pxi", ".h"))
+    ]
+    there = {os.path.basename(path) for path in sources}
+    named = {
+        (os.path.relpath(path, ROOT), name)
+        for path in sources
+        for name in re.findall(r"`(?:[\w./]+/)?(\w+\.(?:py|pyx|pxi|pxd|h))`", Path(path).read_text())
+    }
+
+    assert len(named) > 20, "the pattern finds them"
+    assert {(path, name) for path, name in named if name not in there} == set()
 
 
 def test_a_circle_is_found() -> None:

@@ -91,11 +91,11 @@ def _fill_hooks() -> None:
     fill_hooks()
 
 
-# The core imports no layer above it. It makes mutexes by these two, and has the rest filled in before the first handle.
 # Pickles of handles name it here. It is no name that is loaded at its first use: what raises in pickle's lookup of a
 # function, Ctrl-C included, becomes a PicklingError.
 _rebuild = handles.rebuild
 
+# The core imports no layer above it. It makes mutexes by these two, and has the rest filled in before the first handle.
 hooks.create_anonymous = handles.create_anonymous
 hooks.create_anonymous_section = handles.create_anonymous_section
 hooks.fill = _fill_hooks

@@ -9,7 +9,7 @@
  *
  * list_op_pending has room for one mutex: a process that is killed after it was woken, and before it did its part, loses the wake.
  * So nobody sleeps longer than WDKM_NAP_ANY without a look. Those who sleep on that one word do, but it need not be for that long:
- * a newcomer that finds a free lock for which those who starve did not come sets the bit for them (`take_free` in `_lock.pyx`).
+ * a newcomer that finds a free lock for which those who starve did not come sets the bit for them (`take_free` in `lock.pxi`).
  */
 #ifndef WDKM_PARK_ANY_H
 #define WDKM_PARK_ANY_H

@@ -1,4 +1,4 @@
-/* Copies of what is in data segments, without the lock of the mutex and without Python; see `_peek.pyx`. */
+/* Copies of what is in data segments, without the lock of the mutex and without Python; see `peek.pxi`. */
 #ifndef WDKM_PEEK_H
 #define WDKM_PEEK_H
 
@@ -58,7 +58,7 @@ static int wdkm_copy_data(const char *prefix, uint64_t ident, uint32_t size, uns
 
 /* The same from a mapping of `mapped` bytes: the kernel takes three times as long for its copy.
  *
- * While the shared flock(2) is held, nobody punches the segment (`wdkm_discard` in `base/_descriptors.pyx`): a fault in a hole would
+ * While the shared flock(2) is held, nobody punches the segment (`wdkm_discard` in `base/descriptors.pxi`): a fault in a hole would
  * need memory, and raise SIGBUS where none is left. Whoever discards a segment removes its name first and then asks for the lock. So
  * a segment that has a name while we hold the lock stays whole until we release it, and one that has none after the release may
  * have been left to us to punch. 0 also where the lock or a descriptor cannot be acquired: wdkm_copy_data() finds out why. */

@@ -1,7 +1,7 @@
 """Shared state that is changed as a whole, and waited for.
 
 The state of each type here is the T of one mutex. A change reads it, computes the next one, and commits that if nobody
-committed meanwhile (`_exchange.pyx`): there is no instant at which a killed process leaves half of a change,
+committed meanwhile (`exchange.pxi`): there is no instant at which a killed process leaves half of a change,
 or a lock that others wait for.
 """
 

@@ -1,4 +1,4 @@
-"""Any one of several mutexes: ``lock_any``. All of them is ``lock_all``, in `_multi.pyx`.
+"""Any one of several mutexes: ``lock_any``. All of them is ``lock_all``, in `multi.pxi`.
 
 A waiter looks at all of the locks, asks to be told of the release of each, looks again, and sleeps on all of them at
 once. A holder's death is told by nobody, so it looks for itself after :data:`LONGEST_SLEEP`.

@@ -8,7 +8,7 @@ the lock is held by              who wakes the first in line
 ===============================  =======================================================================================
 a task of this process           the release of its guard (``poke``), without a system call or another thread in between
                                  where the tasks are of one loop
-anybody else                     a helper thread, which sleeps until told of the release (`_watch.pyx`)
+anybody else                     a helper thread, which sleeps until told of the release (`watch.pxi`)
 who has died                     the helper, which looks every 50 ms: nobody tells of a death
 nobody: the mutex is destroyed   the helper wakes the whole line
 ===============================  =======================================================================================
