@@ -69,20 +69,6 @@ cdef class SectionGuard:
         """See :attr:`Guard.lost`."""
         return False
 
-    @property
-    def fence(self):
-        """See :attr:`Guard.fence`. Raises NotOwned as :attr:`CriticalSection.fence`, and when this has left the section."""
-        if self.apart is not None:
-            return self.apart.fence
-        if not self.entered:
-            self.section.not_owned()
-        return self.section.fence
-
-    @property
-    def lost(self):
-        """See :attr:`Guard.lost`."""
-        return False
-
     def drop_safe(self):
         """Leave the section, once. At any IRQL.
 
