@@ -299,3 +299,17 @@ def test_a_queue_that_stays_full() -> None:
         made.put("d")
     with pytest.raises(ValueError, match="closed"):
         made.get()
+
+
+def test_a_pool_without_a_context() -> None:
+    from wdkmutex_shm.mp.pool import Pool
+
+    with Pool(1) as pool:
+        assert pool.apply(abs, (-3,)) == 3
+
+
+def test_a_pool_takes_its_context_where_multiprocessing_does() -> None:
+    from wdkmutex_shm.mp.pool import Pool
+
+    with Pool(1, None, (), None, FORK) as pool:
+        assert pool.apply(abs, (-3,)) == 3

@@ -8,7 +8,7 @@ from multiprocessing import context as stock
 from multiprocessing import sharedctypes
 from typing import TYPE_CHECKING, Any
 
-from . import processes
+from . import defaults, processes
 
 if TYPE_CHECKING:
     from .barrier import Barrier
@@ -154,3 +154,6 @@ def get_context(method: str | None = None) -> ForkContext | SpawnContext | ForkS
         return _contexts[multiprocessing.get_start_method() if method is None else method]
     except KeyError:
         raise ValueError(f"cannot find context for {method!r}") from None
+
+
+defaults.set_default_context(get_context)

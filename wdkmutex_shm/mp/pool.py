@@ -1,8 +1,7 @@
 """Pool: as ``multiprocessing.pool.Pool``, and goes on when workers are killed.
 
-The pool of multiprocessing stops for ever when a worker is killed: one that was idle took the lock of the task queue
-with it, one that was busy took the task. Here no channel has a lock, and
-:mod:`wdkmutex_shm.mp.supervisor` keeps the books.
+The pool of multiprocessing stops forever when a worker is killed: one that was idle took the lock of the task queue
+with it, one that was busy took the task. Here no channel has a lock, and :mod:`.supervisor` keeps the books.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from multiprocessing import pool
 from typing import Any
 
 from .channel import LostMessage, NotTaken
+from .defaults import default_context
 from .supervisor import Supervisor
 
 __all__ = ["Pool"]
@@ -34,9 +34,9 @@ class Pool(pool.Pool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-        *,
-        context: Any,
+        context: Any = None,
     ) -> None:
+        context = default_context() if context is None else context
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
         self._supervisor.wake = functools.partial(self._change_notifier.put, None)  # type: ignore[attr-defined]
 
