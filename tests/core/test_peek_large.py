@@ -20,8 +20,8 @@ from wdkmutex_shm.memory import shm
 
 MIB = 1 << 20
 
-# A reader is stopped in its copy, which the lock on the data segment tells. Then T moves out and all memory is used up.
-STOPPED = """
+# A reader is stopped in its copy, which the lock on the data segment tells.
+STOP = """
 import fcntl, os, signal, sys
 from support import wait_until
 from wdkmutex_shm import FastMutex
@@ -30,6 +30,8 @@ from wdkmutex_shm.pool import private
 
 SIZE = 4 << 20
 mutex = FastMutex(b"x" * SIZE)
+with mutex.lock() as guard:
+    assert len(guard.value) == SIZE  # mapped, here and in the child
 (name,) = shm.listing(private.the_pool().prefix + ".d")
 segment = os.open(shm.FOLDER + name, os.O_RDONLY)
 told, tell = os.pipe()
@@ -38,9 +40,7 @@ reader = os.fork()
 if reader == 0:
     os.close(segment)
     os.close(end)
-    with mutex.lock() as guard:
-        assert len(guard.value) == SIZE
-    while value := mutex.peek():
+    while os.path.exists(shm.FOLDER + name) and (value := mutex.peek()):
         assert value == b"x" * SIZE
     os.write(tell, b".")
     os.read(ends, 1)  # with the mapping, until the memory was looked at
@@ -62,6 +62,9 @@ def used():
     return os.fstat(segment).st_blocks * 512
 
 wait_until(is_in_the_copy)
+"""
+# Then T moves out and all memory is used up,
+MOVED = """
 assert mutex.replace(b"") == b"x" * SIZE
 assert shm.listing(private.the_pool().prefix + ".d") == []
 print("kept while it is read:", used() >= SIZE)
@@ -69,6 +72,12 @@ filler = os.open(shm.FOLDER + "/filler", os.O_RDWR | os.O_CREAT)
 free = os.statvfs(shm.FOLDER)
 os.posix_fallocate(filler, 0, free.f_bavail * free.f_frsize)
 print("full:", os.statvfs(shm.FOLDER).f_bavail == 0)
+"""
+# or a cleaner removes the file of a T that lives on.
+REMOVED = """
+os.unlink(shm.FOLDER + name)
+"""
+GO_ON = """
 os.kill(reader, signal.SIGCONT)
 os.close(tell)
 print("went on:", os.read(told, 1) == b".")
@@ -86,7 +95,7 @@ def test_a_reader_stopped_in_its_copy_meets_no_hole(mlock: str) -> None:
     inside = f'mount -t tmpfs -o size=16m none /dev/shm && exec "{sys.executable}" -c "$CODE"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", inside],
-        env={**os.environ, "CODE": STOPPED, "WDKMUTEX_MLOCK": mlock, "PYTHONPATH": os.path.dirname(support.__file__)},
+        env={**os.environ, "CODE": STOP + MOVED + GO_ON, "WDKMUTEX_MLOCK": mlock, "PYTHONPATH": os.path.dirname(support.__file__)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -100,6 +109,19 @@ def test_a_reader_stopped_in_its_copy_meets_no_hole(mlock: str) -> None:
         "given back: True",
         "ended: 0",
     ], done
+
+
+@pytest.mark.slow
+def test_a_t_whose_file_was_removed_is_not_taken_for_a_discarded_one() -> None:
+    code = STOP + REMOVED + GO_ON + "print('T stands:', mutex.try_lock().value == b'x' * SIZE)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(support.__file__)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["went on: True", "given back: False", "ended: 0", "T stands: True"], done
 
 
 def test_where_the_lock_of_readers_is_refused() -> None:

@@ -25,9 +25,12 @@ cdef extern from *:
         if (fstat(fd, &status)) {
             code = errno;
         } else if (status.st_uid == geteuid()) {
+            static const char none[8];
             if (unlink(path) && errno != ENOENT) code = errno;
-            /* Not from under a reader that holds it, who does it afterwards: `wdkm_copy_mapped`. */
-            if (status.st_size >= punch && !flock(fd, LOCK_EX | LOCK_NB) &&
+            /* Not from under a reader that holds it, who does it afterwards: `wdkm_copy_mapped`. The magic goes first, so that it
+             * can tell this from a file that somebody removed while T lives on in its memory. */
+            if (!code && status.st_size >= punch && pwrite(fd, none, sizeof none, 0) == sizeof none &&
+                !flock(fd, LOCK_EX | LOCK_NB) &&
                 fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, page, status.st_size - page))
                 code = errno;
         }

@@ -59,9 +59,10 @@ static int wdkm_copy_data(const char *prefix, uint64_t ident, uint32_t size, uns
 /* The same from a mapping of `mapped` bytes: the kernel takes three times as long for its copy.
  *
  * While the shared flock(2) is held, nobody punches the segment (`wdkm_discard` in `base/descriptors.pxi`): a fault in a hole would
- * need memory, and raise SIGBUS where none is left. Whoever discards a segment removes its name first and then asks for the lock. So
- * a segment that has a name while we hold the lock stays whole until we release it, and one that has none after the release may
- * have been left to us to punch. 0 also where the lock or a descriptor cannot be acquired: wdkm_copy_data() finds out why. */
+ * need memory, and raise SIGBUS where none is left. Whoever discards a segment removes its name and its magic first and then asks
+ * for the lock. So a segment that has a name while we hold the lock stays whole until we release it, and one that has neither
+ * after the release may have been left to us to punch. 0 also where the lock or a descriptor cannot be acquired:
+ * wdkm_copy_data() finds out why. */
 static int wdkm_copy_mapped(const char *prefix, uint64_t ident, unsigned char *base, size_t mapped, uint32_t size,
                             unsigned char *head, size_t skip, unsigned char *body, size_t page) {
     const unsigned char *data = base + WDKM_DATA_HEADER;
@@ -76,7 +77,8 @@ static int wdkm_copy_mapped(const char *prefix, uint64_t ident, unsigned char *b
             result = 1;
         }
         flock(fd, LOCK_UN);
-        if (!fstat(fd, &status) && !status.st_nlink && !flock(fd, LOCK_EX | LOCK_NB)) {
+        if (!fstat(fd, &status) && !status.st_nlink && ((const volatile wdkm_data_header *)base)->magic == 0 &&
+            !flock(fd, LOCK_EX | LOCK_NB)) {
             munlock(base, mapped); /* MADV_REMOVE refuses locked memory */
             madvise(base + page, mapped - page, MADV_REMOVE);
         }
