@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped, unused-ignore]
 import pytest
+import support
 from processes import Child, Line, held_by_child, in_child, in_thread, wait_for_waiter
 
 from wdkmutex_shm import AlreadyOwned, Box, KMutex, MutexBusy, MutexDestroyed
@@ -212,6 +214,33 @@ def test_box_belongs_to_its_process(cls: Any) -> None:
         Box()
     in_child(box.close)
     assert box.value == [1]
+
+
+@pytest.mark.slow
+def test_a_forked_child_keeps_the_bytes_that_it_looks_at(cls: Any, data: Any) -> None:
+    large = b"x" * (3 << 20)  # from 2 MiB on the memory of what is freed is taken from under those who have it mapped
+    box = cls(large).to_owned_box()
+    view = box.buffer
+    told, tell = os.pipe()
+    with support.Fork(lambda: os.read(told, 1) and bytes(view).endswith(large)) as child:
+        view.release()
+        box.close()
+        assert data() == []
+        os.write(tell, b".")
+        assert child.result()
+    os.close(told)
+    os.close(tell)
+
+
+@pytest.mark.slow
+def test_a_box_that_was_looked_at_gives_its_memory_back(cls: Any, data: Any) -> None:
+    box = cls(b"x" * (3 << 20)).to_owned_box()
+    box.buffer.release()
+    assert box.value
+    (name,) = data()
+    with open(shm.FOLDER + name, "rb") as segment:
+        box.close()
+        assert os.fstat(segment.fileno()).st_blocks * 512 <= 1 << 16
 
 
 def test_no_room_for_the_box(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from posix.stat cimport fstat, stat, struct_stat
 from posix.unistd cimport close
 
 from ..base import identity, layout
-from ..base._os import discard_shared, require_robust_locks, thread_gone
+from ..base._os import discard_shared, owned, require_robust_locks, thread_gone
 from ..base.forks import in_child, settle as settle_after_fork
 from ..base.names import data_segment
 from ..base.unset import UNSET

@@ -7,6 +7,7 @@ cdef class BoxedBytes:
     cdef Py_ssize_t index
     cdef readonly Py_ssize_t exports
     cdef object home  # the handle that owns the slot: it gives it back when nobody looks at the bytes any more
+    cdef object kept  # a descriptor with the shared flock(2) on a large data segment, while somebody looks at it
 
     def __cinit__(self, Segment segment not None, Py_ssize_t index, home):
         segment.at(index)
@@ -19,10 +20,35 @@ cdef class BoxedBytes:
         cdef const unsigned char *data
         if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
             raise BufferError("the bytes of a box are read-only")
-        data = current(self.segment, self.index, &length)
-        PyBuffer_FillInfo(buffer, self, <void *>data, length, 1, flags)
+        current(self.segment, self.index, &length)
         self.exports += 1
         self.segment.local[self.index].lent += 1
+        try:
+            if self.kept is None and length > WDKM_INLINE:
+                self.keep()
+            data = current(self.segment, self.index, &length)  # once more: it may have been freed before it was kept
+        except BaseException:
+            self.let_go()
+            raise
+        PyBuffer_FillInfo(buffer, self, <void *>data, length, 1, flags)
+
+    cdef int keep(self) except -1:
+        """Keep a large data segment from being punched: the box may be freed by the parent of this process."""
+        cdef wdkm_slot *slot = &self.segment.slots[self.index]
+        cdef int buffer = slot.commit & 1
+        cdef int fd
+        if self.segment.local[self.index].maps[buffer].size >= PUNCH:
+            fd = wdkm_keep_data(PyUnicode_AsUTF8(self.segment.prefix), slot.data[buffer])
+            if fd >= 0:
+                self.kept = owned(fd)
+        return 0
+
+    cdef void let_go(self):
+        self.exports -= 1
+        self.segment.local[self.index].lent -= 1
+        if self.exports == 0 and self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
     def decode(self, codec):
         """T as a codec reads it from the bytes."""
@@ -37,5 +63,4 @@ cdef class BoxedBytes:
         forget_stale(self.segment, self.index)
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.exports -= 1
-        self.segment.local[self.index].lent -= 1
+        self.let_go()

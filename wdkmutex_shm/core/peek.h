@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "slot.h"
 
@@ -85,6 +86,22 @@ static int wdkm_copy_mapped(const char *prefix, uint64_t ident, unsigned char *b
     }
     close(fd);
     return result;
+}
+
+/* Acquire the shared flock on a data segment until the descriptor that this returns is closed, here and in forked children. Never
+ * released by LOCK_UN, which would release theirs. -1 where it cannot be acquired. */
+static int wdkm_keep_data(const char *prefix, uint64_t ident) {
+    int low, fd = wdkm_open_data(prefix, ident);
+    if (fd >= 0 && fd <= STDERR_FILENO) {
+        low = fd;
+        fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        close(low);
+    }
+    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 static int wdkm_is_ascii(const unsigned char *text, size_t length) {

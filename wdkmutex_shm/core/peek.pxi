@@ -14,6 +14,7 @@ cdef extern from "peek.h" nogil:
     int wdkm_copy_data(const char *, uint64_t, uint32_t, unsigned char *, size_t, unsigned char *)
     bint wdkm_copy_mapped(const char *, uint64_t, unsigned char *, size_t, uint32_t, unsigned char *, size_t, unsigned char *,
                           size_t)
+    int wdkm_keep_data(const char *, uint64_t)
     bint wdkm_is_ascii(const unsigned char *, size_t)
     void wdkm_yield()
 
