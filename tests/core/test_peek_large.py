@@ -95,7 +95,12 @@ def test_a_reader_stopped_in_its_copy_meets_no_hole(mlock: str) -> None:
     inside = f'mount -t tmpfs -o size=16m none /dev/shm && exec "{sys.executable}" -c "$CODE"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", inside],
-        env={**os.environ, "CODE": STOP + MOVED + GO_ON, "WDKMUTEX_MLOCK": mlock, "PYTHONPATH": os.path.dirname(support.__file__)},
+        env={
+            **os.environ,
+            "CODE": STOP + MOVED + GO_ON,
+            "WDKMUTEX_MLOCK": mlock,
+            "PYTHONPATH": os.path.dirname(support.__file__),
+        },
         capture_output=True,
         text=True,
         timeout=60,
