@@ -229,10 +229,12 @@ def test_wait_for_that_runs_out_at_any_moment() -> None:
         while line.hear() != "end":
             with mutex.lock() as guard:
                 guard.value += 1
+        line.say()
 
     with Child(hold) as child:
         child.hear()
         asyncio.run(main(child))
+        child.hear()  # it may be behind, and must not be ended while it has the lock
     gc.collect()
     assert nothing_left(mutex)
 
