@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import Fork, daemon_pid, gone, segments, wait_until
+from support import DEADLINE, Fork, daemon_pid, gone, segments, wait_until
 
 from wdkmutex_shm import Grt
+from wdkmutex_shm.base.names import instance_prefix, pool_segment
+from wdkmutex_shm.core._core import Segment
+from wdkmutex_shm.engines.local import requests
 from wdkmutex_shm.engines.local.client import connect
 from wdkmutex_shm.errors import (
     GrtAlreadyExists,
@@ -18,6 +21,7 @@ from wdkmutex_shm.errors import (
     GrtIsNull,
     InvalidName,
 )
+from wdkmutex_shm.grt import session
 
 # --- init, detach, destroy
 
@@ -42,6 +46,41 @@ def test_a_second_init_is_refused(grt: str) -> None:
             Grt.init(grt)
         assert caught.value.instance == grt
     assert Grt.names() == []
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_init_while_the_instance_is_being_destroyed(
+    attached: bool, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mutexes are gone already and its daemon still answers: neither is it there, nor may one attach to it."""
+    Grt.init(instance)
+    pid = daemon_pid(instance)
+    Grt.register_fast_mutex("n", 1)
+    if not attached:
+        Grt.detach()
+    name = pool_segment(instance_prefix(instance), 0)
+    Segment.attach(name, instance_prefix(instance)).flag_destroyed()  # as destroying it begins
+    asked = threading.Event()
+    real = session.is_destroyed
+
+    def is_destroyed(of: str) -> bool:
+        found = real(of)
+        if found:
+            asked.set()
+        return found
+
+    def go_on() -> None:
+        assert asked.wait(DEADLINE)
+        with connect(instance) as client:
+            requests.destroy(client)
+
+    monkeypatch.setattr(session, "is_destroyed", is_destroyed)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    Grt.init(instance)
+    thread.join(DEADLINE)
+    assert Grt.get_or_register_fast_mutex("n", 2).peek() == 2, "a new one"
+    assert daemon_pid(instance) != pid
 
 
 def test_of_two_threads_one_inits(instance: str) -> None:

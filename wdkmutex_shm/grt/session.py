@@ -14,13 +14,15 @@ from typing import NamedTuple
 from ..base.forks import in_child, settle
 from ..base.names import default_instance, instance_of
 from ..engines.driver_errors import from_the_grt
-from ..engines.local.client import Client, has_segments
+from ..engines.local.address import is_destroyed
+from ..engines.local.client import Client
 from ..errors import DaemonUnavailable, GrtAlreadyExists, GrtIsNull
 from ..objects.handles import forget_segments
 
 __all__ = ["attached_instance", "client_of", "current", "init", "leave"]
 
 _PATIENCE = 1.0
+_PAUSE = 0.005
 
 
 class _Session(NamedTuple):
@@ -68,20 +70,25 @@ def init(instance: str | None, autostart: bool, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     with _lock:
         present = _session
-        if present is not None and present.pid == os.getpid() and has_segments(present.instance):
+        if present is not None and present.pid == os.getpid() and not is_destroyed(present.instance):
             raise GrtAlreadyExists(
                 f"this process is already attached to the Grt of instance {present.instance!r}; leave it first with "
                 "Grt.detach(), or end it with Grt.destroy()",
                 name=present.instance,
                 instance=present.instance,
             )
-        client = _make(name, timeout=timeout, autostart=autostart)
-        if not (autostart and _is_open(client)):
-            if autostart:
-                from ..engines.local.autostart import start
+        while True:
+            client = _make(name, timeout=timeout, autostart=autostart)
+            if not (autostart and _is_open(client)):
+                if autostart:
+                    from ..engines.local.autostart import start
 
-                start(name, max(deadline - time.monotonic(), 0.0))
-            client.open()
+                    start(name, max(deadline - time.monotonic(), 0.0))
+                client.open()
+            if not is_destroyed(name) or time.monotonic() >= deadline:
+                break
+            client.close()  # a daemon that is destroying its instance: the next one can be started once it has ended
+            time.sleep(_PAUSE)
         _session = _Session(name, client, os.getpid())
     if present is not None:
         present.client.close()

@@ -1,15 +1,16 @@
-"""Where the daemon of an instance is to be found."""
+"""Where the daemon of an instance is to be found, and whether it is ending."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ...base import runtime_dir
-from ...base.names import instance_prefix
-from ...errors import RuntimeFolderRefused
+from ...base.names import instance_prefix, pool_segment
+from ...core._core import Segment
+from ...errors import RuntimeFolderRefused, WdkMutexError
 from ...pool.pool import Pool
 
-__all__ = ["sockets_of"]
+__all__ = ["is_destroyed", "sockets_of"]
 
 
 def sockets_of(instance: str) -> Iterator[str]:
@@ -32,3 +33,14 @@ def sockets_of(instance: str) -> Iterator[str]:
         yield found[1]
     if refused is not None:
         raise refused
+
+
+def is_destroyed(instance: str) -> bool:
+    """Whether the instance has no pool, or one that is being destroyed: its daemon, if one answers, is about to end."""
+    prefix = instance_prefix(instance)
+    try:
+        return Segment.attach(pool_segment(prefix, 0), prefix).destroyed
+    except FileNotFoundError:
+        return True
+    except WdkMutexError:
+        return False  # not ours to judge: what is wrong with it, the next call says
